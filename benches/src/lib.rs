@@ -1,0 +1,1 @@
+//! Latency and throughput of invoked beside the bare socket.

@@ -1,0 +1,1 @@
+//! Generates the constants, tables and clients of invoked from its registry and manifests.

@@ -1,0 +1,1 @@
+//! Call and provide commands of invoked from Rust, async and blocking.

@@ -1,0 +1,1 @@
+//! The attribute and handler macros of invoked.

@@ -1,0 +1,1 @@
+//! Sockets, credentials, file descriptors and memory under invoked.
