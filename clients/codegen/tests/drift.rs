@@ -12,10 +12,10 @@ fn root() -> PathBuf {
 
 /// A copy of the files that the generator reads and writes.
 fn copy() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir_all(dir.path().join("proto/src")).unwrap();
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    fs::create_dir_all(dir.path().join("proto/src")).expect("the directory is new and ours");
     for path in [registry::SOURCE, registry::RUST, registry::SPEC] {
-        fs::copy(root().join(path), dir.path().join(path)).unwrap();
+        fs::copy(root().join(path), dir.path().join(path)).expect("the repository holds the file");
     }
     dir
 }
@@ -26,7 +26,7 @@ fn codegen(root: &Path, check: bool) -> Output {
     if check {
         command.arg("--check");
     }
-    command.output().unwrap()
+    command.output().expect("cargo built the binary for this test")
 }
 
 #[test]

@@ -8,7 +8,7 @@ use invoked_codegen::registry::{self, Error, validate::Invalid};
 fn text() -> String {
     let root =
         Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the crate is two levels down");
-    fs::read_to_string(root.join(registry::SOURCE)).unwrap()
+    fs::read_to_string(root.join(registry::SOURCE)).expect("the repository holds the registry")
 }
 
 /// The registry with the first `from` after `anchor` replaced.
