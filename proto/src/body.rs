@@ -1,0 +1,224 @@
+//! Messages: a body and its attachments, and how they are put together from fragments.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::error::PeerError;
+use crate::metadata::{Part, Place};
+use crate::registry::Codec;
+
+/// The body of a message. "None" and "empty" differ.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Body {
+    /// No body.
+    #[default]
+    None,
+    /// Bytes without structure.
+    Raw(Bytes),
+    /// One JSON text, unparsed.
+    Json(Bytes),
+}
+
+impl Body {
+    /// The body's codec.
+    #[must_use]
+    pub const fn codec(&self) -> Codec {
+        match self {
+            Body::None => Codec::None,
+            Body::Raw(_) => Codec::Raw,
+            Body::Json(_) => Codec::Json,
+        }
+    }
+
+    /// The body's bytes; none for [`Body::None`].
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Body::None => &[],
+            Body::Raw(bytes) | Body::Json(bytes) => bytes,
+        }
+    }
+
+    /// The body's bytes, shared; none for [`Body::None`].
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Body::None => Bytes::new(),
+            Body::Raw(bytes) | Body::Json(bytes) => bytes,
+        }
+    }
+
+    fn of(codec: Codec, bytes: Bytes) -> Self {
+        match codec {
+            Codec::None => Body::None,
+            Codec::Raw => Body::Raw(bytes),
+            Codec::Json => Body::Json(bytes),
+        }
+    }
+}
+
+/// A body and its raw attachments.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Message {
+    /// Part 0.
+    pub body: Body,
+    /// The other parts, in order.
+    pub attachments: Vec<Bytes>,
+}
+
+impl From<Body> for Message {
+    fn from(body: Body) -> Self {
+        Message { body, attachments: Vec::new() }
+    }
+}
+
+impl Message {
+    /// Bytes of all parts together.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.body.bytes().len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// True if no part has a byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The part list that announces this message with all bytes in the frames.
+    #[must_use]
+    pub fn parts(&self) -> Vec<Part> {
+        let mut parts = Vec::with_capacity(1 + self.attachments.len());
+        parts.push(Part::inline(self.body.codec(), self.body.bytes().len() as u64));
+        parts.extend(self.attachments.iter().map(|a| Part::inline(Codec::Raw, a.len() as u64)));
+        parts
+    }
+
+    /// Copies what shares a buffer more than four times its size, so that keeping a small message keeps no large
+    /// buffer. `buffer` is the capacity that the bytes of a received message share.
+    #[must_use]
+    pub fn detach(mut self, buffer: usize) -> Self {
+        if self.len() * 4 < buffer {
+            let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+            self.body = match &self.body {
+                Body::None => Body::None,
+                Body::Raw(bytes) => Body::Raw(copy(bytes)),
+                Body::Json(bytes) => Body::Json(copy(bytes)),
+            };
+            self.attachments = self.attachments.iter().map(copy).collect();
+        }
+        self
+    }
+}
+
+/// The number of inline bytes that `parts` announce, `None` if they overflow.
+#[must_use]
+pub fn inline_len(parts: &[Part]) -> Option<u64> {
+    parts.iter().filter(|p| p.place == Place::Inline).try_fold(0_u64, |sum, part| sum.checked_add(part.len))
+}
+
+/// A message on its way in: memory grows with what arrives, not with what is announced.
+#[derive(Debug)]
+pub struct Assembly {
+    parts: Vec<Part>,
+    expected: usize,
+    received: Received,
+}
+
+#[derive(Debug)]
+enum Received {
+    /// The first fragment, shared with the read buffer; often it is everything.
+    Shared(Bytes),
+    /// More than one fragment.
+    Copied(BytesMut),
+}
+
+impl Assembly {
+    /// Begins a message of `parts` with its first fragment. The caller has checked [`inline_len`] against its limit.
+    ///
+    /// # Errors
+    /// [`PeerError::MessageLength`] if the announced length does not fit this machine or is already exceeded.
+    pub fn begin(parts: Vec<Part>, first: Bytes) -> Result<Self, PeerError> {
+        let expected = inline_len(&parts).and_then(|len| usize::try_from(len).ok());
+        let expected = expected.ok_or(PeerError::MessageLength)?;
+        if first.len() > expected {
+            return Err(PeerError::MessageLength);
+        }
+        Ok(Assembly { parts, expected, received: Received::Shared(first) })
+    }
+
+    /// Adds a fragment.
+    ///
+    /// # Errors
+    /// [`PeerError::MessageLength`] if it is more than was announced.
+    pub fn push(&mut self, fragment: &[u8]) -> Result<(), PeerError> {
+        if fragment.len() > self.expected - self.len() {
+            return Err(PeerError::MessageLength);
+        }
+        let expected = self.expected;
+        let copied = match &mut self.received {
+            Received::Copied(copied) => copied,
+            Received::Shared(first) => {
+                let mut copied = BytesMut::with_capacity(expected.min(first.len() * 2 + fragment.len()));
+                copied.extend_from_slice(first);
+                self.received = Received::Copied(copied);
+                let Received::Copied(copied) = &mut self.received else { unreachable!("just set") };
+                copied
+            }
+        };
+        let needed = copied.len() + fragment.len();
+        if needed > copied.capacity() {
+            // Double, but never past the end: the buffer is exact when the message is whole.
+            let target = needed.max(copied.capacity() * 2).min(expected);
+            copied.reserve(target - copied.len());
+        }
+        copied.extend_from_slice(fragment);
+        Ok(())
+    }
+
+    /// Bytes received.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.received {
+            Received::Shared(bytes) => bytes.len(),
+            Received::Copied(bytes) => bytes.len(),
+        }
+    }
+
+    /// True while no byte has come.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True once every announced byte is here.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.len() == self.expected
+    }
+
+    /// The message.
+    ///
+    /// # Errors
+    /// [`PeerError::MessageLength`] if bytes are missing; [`PeerError::Feature`] if a part is not inline.
+    pub fn finish(self) -> Result<Message, PeerError> {
+        if !self.is_complete() {
+            return Err(PeerError::MessageLength);
+        }
+        if self.parts.iter().any(|part| part.place != Place::Inline) {
+            return Err(PeerError::Feature);
+        }
+        let mut bytes = match self.received {
+            Received::Shared(bytes) => bytes,
+            Received::Copied(bytes) => bytes.freeze(),
+        };
+        let mut take = |part: &Part| {
+            // The sum fitted a usize, so each length does.
+            bytes.split_to(usize::try_from(part.len).unwrap_or(usize::MAX).min(bytes.len()))
+        };
+        let Some((first, attachments)) = self.parts.split_first() else {
+            return Err(PeerError::BodyMismatch);
+        };
+        let body = Body::of(first.codec, take(first));
+        Ok(Message { body, attachments: attachments.iter().map(take).collect() })
+    }
+}

@@ -1,0 +1,400 @@
+//! Calls in both directions: opened, continued, ended, cancelled (SPEC.md, "Calls").
+
+use super::send::Opening;
+use super::{Connection, Event, More, Role, State};
+use crate::body::{Message, inline_len};
+use crate::coding;
+use crate::decoder::Frame;
+use crate::error::{DecodeError, MisuseError, PeerError};
+use crate::header::STREAM_MAX;
+use crate::metadata::{Call, Extensions, Failure, HeaderField, Item, Part, Place, Reply};
+use crate::registry::{Delivery, ErrorCode, FrameKind, HEADER_LEN, features, flags, limits, tags};
+use crate::text::Text;
+
+/// A call that the peer opened.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    /// Bytes of its message still to come.
+    remaining: u64,
+    answered: bool,
+    cancelled: bool,
+}
+
+/// A call that we opened.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    /// Whether a byte of it may have reached the peer.
+    begun: bool,
+    /// Once the terminal frame is here: bytes of its message still to come.
+    remaining: Option<u64>,
+    cancelled: bool,
+}
+
+/// A call to make.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The command.
+    pub command: Text,
+    /// Headers of the application.
+    pub headers: Vec<HeaderField>,
+    /// Microseconds until the caller gives up; `None` takes the daemon's default.
+    pub deadline_us: Option<u64>,
+    /// IDEMPOTENT, SENSITIVE.
+    pub flags: u16,
+    /// Extensions.
+    pub extensions: Extensions,
+    /// Body and attachments.
+    pub message: Message,
+}
+
+/// What became of a call that its caller withdrew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// Nothing of it had been sent, and nothing will be; no event follows.
+    NeverSent,
+    /// CANCEL is queued; the terminal event follows.
+    Asked,
+    /// It had ended, or was cancelled before.
+    TooLate,
+}
+
+impl<A> Connection<A> {
+    /// Opens a call and returns its stream.
+    ///
+    /// # Errors
+    /// A [`MisuseError`]; nothing was sent then.
+    pub fn call(&mut self, request: Request) -> Result<u64, MisuseError> {
+        if !matches!(self.state, State::Opening | State::Open) {
+            return Err(MisuseError::NotOpen);
+        }
+        if self.outbound.len() >= self.remote.open_calls {
+            return Err(MisuseError::TooManyCalls);
+        }
+        if self.next_outbound > STREAM_MAX {
+            return Err(MisuseError::Exhausted);
+        }
+        self.check_message(&request.message)?;
+        let stream = self.next_outbound;
+        let record = Call {
+            command: request.command,
+            headers: request.headers,
+            deadline_us: request.deadline_us,
+            channels: Vec::new(),
+            parts: request.message.parts(),
+            extensions: request.extensions,
+        };
+        coding::Record::validate(&record)?;
+        self.admit_early(HEADER_LEN + coding::encoded_len(&record) + request.message.len())?;
+        let opening = self.opening(FrameKind::Call, stream, request.flags, 0);
+        self.send.message(opening, &record, request.message, Vec::new())?;
+        self.next_outbound += 2;
+        self.outbound.insert(stream, Outbound { begun: false, remaining: None, cancelled: false });
+        Ok(stream)
+    }
+
+    /// Withdraws a call that we opened.
+    pub fn cancel(&mut self, stream: u64) -> Withdrawal {
+        let Some(call) = self.outbound.get_mut(&stream) else { return Withdrawal::TooLate };
+        if call.cancelled || call.remaining.is_some() {
+            return Withdrawal::TooLate;
+        }
+        if self.send.withdraw(stream) {
+            self.outbound.remove(&stream);
+            // The peer will see a later id first; ids may skip.
+            return Withdrawal::NeverSent;
+        }
+        call.cancelled = true;
+        self.send.control::<Item>(FrameKind::Cancel, stream, 0, None);
+        Withdrawal::Asked
+    }
+
+    /// Answers a call of the peer with its result.
+    ///
+    /// # Errors
+    /// [`MisuseError::NotAStream`] if it is not open or is answered; otherwise the call stays open.
+    pub fn reply(
+        &mut self,
+        stream: u64,
+        headers: Vec<HeaderField>,
+        message: Message,
+    ) -> Result<(), MisuseError> {
+        self.check_unanswered(stream)?;
+        self.check_message(&message)?;
+        let record = Reply { headers, parts: message.parts(), extensions: Extensions::none() };
+        let opening = self.opening(FrameKind::Result, stream, 0, 0);
+        self.send.message(opening, &record, message, Vec::new())?;
+        self.mark_answered(stream);
+        Ok(())
+    }
+
+    /// Answers a call of the peer with an error. The parts of `failure` are set from `message`.
+    ///
+    /// # Errors
+    /// As for [`reply`](Self::reply).
+    pub fn fail_call(
+        &mut self,
+        stream: u64,
+        code: ErrorCode,
+        mut failure: Failure,
+        message: Message,
+    ) -> Result<(), MisuseError> {
+        self.check_unanswered(stream)?;
+        self.check_message(&message)?;
+        failure.parts = message.parts();
+        let opening = self.opening(FrameKind::Error, stream, 0, code.as_u32());
+        self.send.message(opening, &failure, message, Vec::new())?;
+        self.mark_answered(stream);
+        Ok(())
+    }
+
+    /// Ends all calls that we opened, and tells of each whether a byte of it may have reached the peer. For an owner
+    /// whose socket is gone.
+    pub fn abandon(&mut self) -> Vec<(u64, Delivery)> {
+        self.close();
+        let verdict = |begun| if begun { Delivery::Delivered } else { Delivery::NotDelivered };
+        let mut lost: Vec<_> = self.outbound.drain().map(|(id, call)| (id, verdict(call.begun))).collect();
+        lost.sort_unstable_by_key(|(stream, _)| *stream);
+        lost
+    }
+
+    /// Calls of ours that are open.
+    #[must_use]
+    pub fn open_outbound(&self) -> usize {
+        self.outbound.len()
+    }
+
+    /// Calls of the peer that hold a slot: not answered, or the answer is not written.
+    #[must_use]
+    pub fn open_inbound(&self) -> usize {
+        self.inbound.len()
+    }
+
+    pub(super) fn handle_call(&mut self, frame: Frame<A>) -> Result<(), PeerError> {
+        let stream = frame.header.stream;
+        self.check_opening(stream)?;
+        let record = |error| DecodeError::Record { kind: FrameKind::Call, error };
+        let call: Call = coding::decode(&frame.metadata).map_err(record)?;
+        if self.role == Role::Daemon
+            && let Some((tag, _)) = call.extensions.iter().find(|(tag, _)| tags::from_daemon_only(*tag))
+        {
+            return Err(PeerError::DaemonOnly(tag));
+        }
+        if !call.channels.is_empty() && self.features() & features::CHANNELS == 0 {
+            return Err(PeerError::Feature);
+        }
+        let total = self.check_parts(&call.parts, &frame)?;
+        self.last_inbound = stream;
+        if self.state == State::Draining {
+            // It crossed our GOAWAY, which told the peer that it is not taken.
+            return Ok(());
+        }
+        let remaining = total - frame.payload.len() as u64;
+        self.inbound.insert(stream, Inbound { remaining, answered: false, cancelled: false });
+        if total > self.settings.max_message {
+            let message =
+                format!("message of {total} bytes is above the limit of {}", self.settings.max_message);
+            return self.refuse_call(stream, ErrorCode::TooLarge, &message);
+        }
+        if self.inbound.len() > self.settings.open_calls {
+            let message = format!("more than {} calls are open on this connection", self.settings.open_calls);
+            return self.refuse_call(stream, ErrorCode::ResourceExhausted, &message);
+        }
+        self.events.push_back(Event::Called {
+            stream,
+            flags: frame.header.flags & (flags::IDEMPOTENT | flags::SENSITIVE),
+            call,
+            payload: frame.payload,
+            more: more(remaining),
+            fds: frame.fds,
+        });
+        Ok(())
+    }
+
+    pub(super) fn handle_continuation(&mut self, frame: Frame<A>) -> Result<(), PeerError> {
+        let stream = frame.header.stream;
+        if frame.header.meta_len != 0 {
+            return Err(PeerError::BodyMismatch);
+        }
+        let (remaining, wanted) = if let Some(call) = self.inbound.get_mut(&stream) {
+            (&mut call.remaining, !call.answered)
+        } else if let Some(Outbound { remaining: Some(remaining), cancelled, .. }) =
+            self.outbound.get_mut(&stream)
+        {
+            (remaining, !*cancelled)
+        } else if self.is_ended(stream)? {
+            return Ok(());
+        } else {
+            return Err(PeerError::Unexpected(FrameKind::Data));
+        };
+        let len = frame.payload.len() as u64;
+        // An empty continuation would be a frame that costs the sender nothing and us a wake-up.
+        let left = remaining.checked_sub(len).filter(|_| len > 0).ok_or(PeerError::MessageLength)?;
+        if frame.header.has(flags::MORE) != (left > 0) {
+            return Err(PeerError::MessageLength);
+        }
+        *remaining = left;
+        if left == 0 && self.outbound.contains_key(&stream) {
+            self.outbound.remove(&stream);
+        }
+        if wanted {
+            self.events.push_back(Event::Continued { stream, payload: frame.payload, more: more(left) });
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle_terminal(&mut self, kind: FrameKind, frame: Frame<A>) -> Result<(), PeerError> {
+        let stream = frame.header.stream;
+        match self.outbound.get(&stream) {
+            Some(call) if call.remaining.is_none() => {}
+            Some(_) => return Err(PeerError::Unexpected(kind)),
+            None if self.is_ended(stream)? => return Ok(()),
+            None => return Err(PeerError::Unexpected(kind)),
+        }
+        let record = |error| DecodeError::Record { kind, error };
+        let event = if kind == FrameKind::Result {
+            let reply: Reply = coding::decode(&frame.metadata).map_err(record)?;
+            let total = self.check_parts(&reply.parts, &frame)?;
+            let more = self.end_outbound(stream, total, frame.payload.len());
+            Event::Replied { stream, reply, payload: frame.payload, more, fds: frame.fds }
+        } else {
+            let failure: Failure = coding::decode(&frame.metadata).map_err(record)?;
+            let total = self.check_parts(&failure.parts, &frame)?;
+            let code = ErrorCode::from_u32(frame.header.arg).unwrap_or(ErrorCode::Unknown);
+            let more = self.end_outbound(stream, total, frame.payload.len());
+            Event::Failed { stream, code, failure, payload: frame.payload, more, fds: frame.fds }
+        };
+        self.events.push_back(event);
+        Ok(())
+    }
+
+    pub(super) fn handle_cancel(&mut self, stream: u64) -> Result<(), PeerError> {
+        match self.inbound.get_mut(&stream) {
+            Some(call) => {
+                if !call.answered && !call.cancelled {
+                    call.cancelled = true;
+                    self.events.push_back(Event::Cancelled { stream });
+                }
+                Ok(())
+            }
+            None if self.outbound.contains_key(&stream) => Err(PeerError::Unexpected(FrameKind::Cancel)),
+            None => self.is_ended(stream).map(drop),
+        }
+    }
+
+    /// Frees the slots of calls whose answer is written, and notes which of ours have begun.
+    pub(super) fn settle_written(&mut self) {
+        for stream in self.send.drain_ended() {
+            self.inbound.remove(&stream);
+        }
+    }
+
+    /// Notes which of our calls went into the transmit just filled.
+    pub(super) fn settle_begun(&mut self) {
+        for stream in self.send.drain_begun() {
+            if let Some(call) = self.outbound.get_mut(&stream) {
+                call.begun = true;
+            }
+        }
+    }
+
+    fn check_opening(&self, stream: u64) -> Result<(), PeerError> {
+        if self.role == Role::Client && self.features() & features::PROVIDE == 0 {
+            return Err(PeerError::Feature);
+        }
+        let parity = if self.role == Role::Daemon { 1 } else { 0 };
+        if stream % 2 == parity && stream > self.last_inbound {
+            Ok(())
+        } else {
+            Err(PeerError::StreamOrder(stream))
+        }
+    }
+
+    /// Checks the parts of a message against its first frame and returns its inline length.
+    fn check_parts(&self, parts: &[Part], frame: &Frame<A>) -> Result<u64, PeerError> {
+        if parts.first().map(|part| part.codec) != Some(frame.header.codec) {
+            return Err(PeerError::BodyMismatch);
+        }
+        if parts.iter().any(|part| part.place != Place::Inline) {
+            // No lane is offered yet, so no lane can be in force.
+            return Err(PeerError::Feature);
+        }
+        let total = inline_len(parts).ok_or(PeerError::MessageLength)?;
+        let here = frame.payload.len() as u64;
+        if here > total || frame.header.has(flags::MORE) != (here < total) {
+            return Err(PeerError::MessageLength);
+        }
+        Ok(total)
+    }
+
+    /// Notes the terminal frame of a call of ours.
+    fn end_outbound(&mut self, stream: u64, total: u64, here: usize) -> More {
+        let remaining = total - here as u64;
+        // The answer came before all of the question was sent: the rest is of no use.
+        self.send.withdraw(stream);
+        if remaining == 0 {
+            self.outbound.remove(&stream);
+        } else if let Some(call) = self.outbound.get_mut(&stream) {
+            call.remaining = Some(remaining);
+        }
+        more(remaining)
+    }
+
+    fn refuse_call(&mut self, stream: u64, code: ErrorCode, message: &str) -> Result<(), PeerError> {
+        let failure = Failure::framework(code, message, Delivery::NotDelivered);
+        self.fail_call(stream, code, failure, Message::default()).expect("the stream was opened just now");
+        Ok(())
+    }
+
+    fn check_unanswered(&self, stream: u64) -> Result<(), MisuseError> {
+        match self.inbound.get(&stream) {
+            Some(call) if !call.answered => Ok(()),
+            _ => Err(MisuseError::NotAStream(stream)),
+        }
+    }
+
+    fn check_message(&self, message: &Message) -> Result<(), MisuseError> {
+        let len = message.len() as u64;
+        let max = self.remote.max_message;
+        if len <= max { Ok(()) } else { Err(MisuseError::MessageTooLarge { len, max }) }
+    }
+
+    fn mark_answered(&mut self, stream: u64) {
+        if let Some(call) = self.inbound.get_mut(&stream) {
+            call.answered = true;
+        }
+    }
+
+    fn opening(&self, kind: FrameKind, stream: u64, flags: u16, arg: u32) -> Opening {
+        Opening { kind, stream, flags, arg, max_frame: self.remote.max_frame }
+    }
+}
+
+fn more(remaining: u64) -> More {
+    if remaining == 0 { More::Whole } else { More::Follows }
+}
+
+/// The beginning of `text`, at most `max` bytes, cut between characters.
+pub(super) fn cut(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+impl Failure {
+    /// An error of the framework: no body, retryable as its code says. A message above 8 KiB is cut, so that it fits
+    /// its frame.
+    #[must_use]
+    pub fn framework(code: ErrorCode, message: &str, delivery: Delivery) -> Self {
+        Failure {
+            message: Text::from(cut(message, limits::MAX_METADATA / 2)),
+            delivery,
+            retryable: code.is_retryable(),
+            retry_after_ms: None,
+            decision: None,
+            parts: Vec::new(),
+            extensions: Extensions::none(),
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! One peer, without I/O: bytes in, events out; requests in, bytes out; time is an argument.
+//!
+//! A [`Connection`] knows the rules of SPEC.md and nothing of commands or policies. After an error from
+//! [`handle_input`](Connection::handle_input) or [`handle_timeout`](Connection::handle_timeout) it has put a GOAWAY
+//! with the exact code in its output; the owner writes what [`poll_transmit`](Connection::poll_transmit) still gives
+//! and closes the socket.
+
+mod calls;
+mod event;
+mod handshake;
+mod send;
+mod timer;
+mod transmit;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+pub use calls::{Request, Withdrawal};
+pub use event::{Event, More};
+pub use transmit::Transmit;
+
+use crate::coding;
+use crate::decoder::{Decoder, Frame};
+use crate::error::{DecodeError, MisuseError, PeerError};
+use crate::metadata::{Credit, End, GoAway, Grant, Item, Release, Segment, Ungrant};
+use crate::registry::{ErrorCode, FrameKind, StreamRule, features, flags, is_ignorable, limits};
+use crate::text::Text;
+use calls::{Inbound, Outbound};
+use handshake::Handshake;
+use send::SendQueue;
+use timer::Timers;
+
+/// Which side this is: it decides the handshake and the parity of stream ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The side that connected; opens odd streams.
+    Client,
+    /// The side that accepted; opens even streams.
+    Daemon,
+}
+
+/// What a side announces and keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Largest frame to take, in bytes after the header.
+    pub max_frame: u32,
+    /// Features offered.
+    pub features: u64,
+    /// A number that changes with each start of the daemon.
+    pub instance: u64,
+    /// Largest message to take or send, in bytes.
+    pub max_message: u64,
+    /// Calls open at once, per direction.
+    pub open_calls: usize,
+    /// From the start to a whole handshake, in milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// From the last byte of a frame that is not whole, in milliseconds.
+    pub frame_timeout_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            max_frame: crate::preface::narrow(limits::MAX_FRAME),
+            features: 0,
+            instance: 0,
+            max_message: limits::MAX_MESSAGE as u64,
+            open_calls: limits::OPEN_CALLS,
+            handshake_timeout_ms: limits::HANDSHAKE_TIMEOUT_MS,
+            frame_timeout_ms: limits::FRAME_TIMEOUT_MS,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The handshake is not over.
+    Opening,
+    /// Calls flow.
+    Open,
+    /// We said GOAWAY; calls that are open end, new ones are not taken.
+    Draining,
+    /// Only output is left.
+    Closed,
+}
+
+/// What a peer announced in its preface, once it is known.
+#[derive(Debug, Clone, Copy)]
+struct Remote {
+    max_frame: u32,
+    features: u64,
+    instance: u64,
+    max_message: u64,
+    open_calls: usize,
+}
+
+/// The state of one connection. `A` is what a file descriptor is: an owned one in production, a counted token in tests.
+#[derive(Debug)]
+pub struct Connection<A> {
+    role: Role,
+    settings: Settings,
+    state: State,
+    handshake: Handshake,
+    remote: Remote,
+    decoder: Decoder<A>,
+    events: VecDeque<Event<A>>,
+    inbound: HashMap<u64, Inbound>,
+    outbound: HashMap<u64, Outbound>,
+    /// The last stream that the peer opened.
+    last_inbound: u64,
+    /// The next stream that we open.
+    next_outbound: u64,
+    send: SendQueue<A>,
+    timers: Timers,
+}
+
+impl<A> Connection<A> {
+    fn new(role: Role, settings: Settings, now: Instant) -> Self {
+        Connection {
+            role,
+            settings,
+            state: State::Opening,
+            handshake: Handshake::new(),
+            remote: Remote {
+                max_frame: crate::preface::narrow(limits::MAX_FRAME_FLOOR),
+                features: 0,
+                instance: 0,
+                max_message: settings.max_message,
+                open_calls: settings.open_calls,
+            },
+            decoder: Decoder::new(handshake::HELLO_MAX),
+            events: VecDeque::new(),
+            inbound: HashMap::new(),
+            outbound: HashMap::new(),
+            last_inbound: 0,
+            next_outbound: if role == Role::Client { 1 } else { 2 },
+            send: SendQueue::new(),
+            timers: Timers::new(now, &settings),
+        }
+    }
+
+    /// Takes what one read brought, and turns it into events.
+    ///
+    /// # Errors
+    /// The rule that the peer broke; GOAWAY with its code is queued and nothing more is read from the peer.
+    pub fn handle_input(
+        &mut self,
+        now: Instant,
+        data: Bytes,
+        fds: impl IntoIterator<Item = A>,
+    ) -> Result<(), PeerError> {
+        if self.state == State::Closed {
+            return Ok(());
+        }
+        self.decoder.push(data, fds);
+        let result = self.drain_input(now);
+        self.timers.input_arrived(now, self.decoder.is_between_frames());
+        result.inspect_err(|error| self.fail(*error))
+    }
+
+    /// The peer closed its side.
+    ///
+    /// # Errors
+    /// [`PeerError::Truncated`] if it did so in the middle of a frame.
+    pub fn handle_eof(&mut self) -> Result<(), PeerError> {
+        let whole = self.decoder.is_between_frames() && self.handshake.is_between();
+        let was_open = self.state != State::Closed;
+        self.close();
+        if whole || !was_open { Ok(()) } else { Err(PeerError::Truncated) }
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event<A>> {
+        self.events.pop_front()
+    }
+
+    /// Moves output into `transmit`, which must have been written entirely; false if there is none.
+    pub fn poll_transmit(&mut self, transmit: &mut Transmit<A>) -> bool {
+        debug_assert!(transmit.is_empty(), "the last transmit is not written");
+        self.settle_written();
+        self.send.fill(transmit, self.remote.max_frame);
+        self.settle_begun();
+        !transmit.is_empty()
+    }
+
+    /// What waits to be written, besides what is in a [`Transmit`].
+    #[must_use]
+    pub fn unsent(&self) -> Unsent {
+        self.send.unsent()
+    }
+
+    /// True while our output to the peer is so far behind that it must not be read (SPEC.md, "Flow control").
+    #[must_use]
+    pub fn pauses_reading(&self) -> bool {
+        let unsent = self.send.unsent();
+        unsent.bytes > limits::UNSENT_BYTES_PAUSE || unsent.terminals > limits::UNSENT_TERMINALS_PAUSE
+    }
+
+    /// Says GOAWAY without an error: calls that are open end, new ones are not taken.
+    pub fn drain(&mut self, message: &str) {
+        if matches!(self.state, State::Opening | State::Open) {
+            self.state = State::Draining;
+            let notice = self.notice(message);
+            self.send.control(FrameKind::GoAway, 0, 0, Some(&notice));
+        }
+    }
+
+    /// Says GOAWAY with `code`, drops what is queued for the peer, and reads no more.
+    pub fn refuse(&mut self, code: ErrorCode, message: &str) {
+        if self.state == State::Closed {
+            return;
+        }
+        let can_explain = self.handshake.preface_is_out();
+        self.close();
+        if can_explain {
+            let notice = self.notice(message);
+            self.send.control(FrameKind::GoAway, 0, code.as_u32(), Some(&notice));
+        }
+    }
+
+    /// True once nothing but output is left.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// True when we said GOAWAY and no call is open any more: the socket may be closed.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.state == State::Draining && self.inbound.is_empty() && self.outbound.is_empty()
+    }
+
+    /// The peer's instance number, once its preface has come.
+    #[must_use]
+    pub fn remote_instance(&self) -> Option<u64> {
+        self.handshake.preface_is_in().then_some(self.remote.instance)
+    }
+
+    /// Features that both sides have.
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        self.remote.features & self.settings.features
+    }
+
+    /// Sends a PING.
+    ///
+    /// # Errors
+    /// [`MisuseError::NotOpen`] unless the connection is open.
+    pub fn ping(&mut self, nonce: u32) -> Result<(), MisuseError> {
+        if self.state != State::Open {
+            return Err(MisuseError::NotOpen);
+        }
+        self.send.control::<Item>(FrameKind::Ping, 0, nonce, None);
+        Ok(())
+    }
+
+    fn drain_input(&mut self, now: Instant) -> Result<(), PeerError> {
+        if !self.handle_prefaces()? {
+            return Ok(());
+        }
+        while self.state != State::Closed {
+            let Some(frame) = self.decoder.next_frame()? else { break };
+            self.timers.frame_arrived();
+            self.handle_frame(now, frame)?;
+        }
+        Ok(())
+    }
+
+    fn handle_frame(&mut self, now: Instant, frame: Frame<A>) -> Result<(), PeerError> {
+        let header = frame.header;
+        if header.nfds > 0 && self.features() & features::ATTACHED_FDS == 0 {
+            return Err(PeerError::Decode(DecodeError::FdsUnclaimed(usize::from(header.nfds))));
+        }
+        if is_ignorable(header.kind) {
+            return Ok(());
+        }
+        let Some(kind) = header.known_kind() else {
+            return Err(PeerError::Decode(DecodeError::UnknownKind(header.kind)));
+        };
+        match kind.stream_rule() {
+            StreamRule::Zero if header.stream != 0 => return Err(PeerError::WrongStream(kind)),
+            StreamRule::Opens | StreamRule::Open if header.stream == 0 => {
+                return Err(PeerError::WrongStream(kind));
+            }
+            _ => {}
+        }
+        if self.state == State::Opening || matches!(kind, FrameKind::Hello | FrameKind::Welcome) {
+            return self.handle_handshake_frame(kind, frame);
+        }
+        match kind {
+            FrameKind::Ping => {
+                if self.timers.may_pong(now) {
+                    self.send.control::<Item>(FrameKind::Pong, 0, header.arg, None);
+                }
+                Ok(())
+            }
+            FrameKind::Pong => {
+                self.events.push_back(Event::Ponged { nonce: header.arg });
+                Ok(())
+            }
+            FrameKind::GoAway => self.handle_goaway(&frame),
+            FrameKind::Call => self.handle_call(frame),
+            FrameKind::Data if header.has(flags::CONT) && header.arg == 0 => self.handle_continuation(frame),
+            FrameKind::Result | FrameKind::Error => self.handle_terminal(kind, frame),
+            FrameKind::Cancel => self.handle_cancel(header.stream),
+            _ => self.handle_unused(kind, &frame),
+        }
+    }
+
+    /// Frames of features that this side does not offer. Their records are still held to their form, so that a
+    /// malformed one gets the same answer whether or not the feature is in force.
+    fn handle_unused(&mut self, kind: FrameKind, frame: &Frame<A>) -> Result<(), PeerError> {
+        let meta = &frame.metadata;
+        let checked = match kind {
+            FrameKind::Data if frame.header.has(flags::CONT) => Ok(()),
+            FrameKind::Data if frame.header.has(flags::END) => coding::decode::<End>(meta).map(drop),
+            FrameKind::Data => coding::decode::<Item>(meta).map(drop),
+            FrameKind::Credit => coding::decode::<Credit>(meta).map(drop),
+            FrameKind::Release => coding::decode::<Release>(meta).map(drop),
+            FrameKind::Segment => coding::decode::<Segment>(meta).map(drop),
+            FrameKind::Grant => coding::decode::<Grant>(meta).map(drop),
+            FrameKind::Ungrant => coding::decode::<Ungrant>(meta).map(drop),
+            _ => Ok(()),
+        };
+        checked.map_err(|error| DecodeError::Record { kind, error })?;
+        if frame.header.stream != 0 && self.is_ended(frame.header.stream)? {
+            return Ok(());
+        }
+        Err(PeerError::Feature)
+    }
+
+    fn handle_goaway(&mut self, frame: &Frame<A>) -> Result<(), PeerError> {
+        let notice: GoAway = coding::decode(&frame.metadata)
+            .map_err(|error| DecodeError::Record { kind: FrameKind::GoAway, error })?;
+        let code = match frame.header.arg {
+            0 => None,
+            code => Some(ErrorCode::from_u32(code).unwrap_or(ErrorCode::Unknown)),
+        };
+        self.events.push_back(Event::WentAway { code, notice });
+        Ok(())
+    }
+
+    /// For a frame that names an open stream which we don't have: true if it once was open, so the frame came late.
+    fn is_ended(&self, stream: u64) -> Result<bool, PeerError> {
+        let ours = (stream % 2 == 1) == (self.role == Role::Client);
+        let known = if ours { stream < self.next_outbound } else { stream <= self.last_inbound };
+        if known {
+            Ok(!self.inbound.contains_key(&stream) && !self.outbound.contains_key(&stream))
+        } else {
+            Err(PeerError::UnknownStream(stream))
+        }
+    }
+
+    fn notice(&self, message: &str) -> GoAway {
+        // GOAWAY must fit the smallest frame.
+        let message = Text::from(calls::cut(message, limits::REFUSAL_REASON_MAX));
+        GoAway { last_stream: self.last_inbound, message, ..GoAway::default() }
+    }
+
+    fn fail(&mut self, error: PeerError) {
+        self.refuse(error.wire_code(), &error.to_string());
+    }
+
+    /// Drops everything queued, so that only what is queued from here on is still written.
+    fn close(&mut self) {
+        self.state = State::Closed;
+        self.send.clear();
+        self.inbound.clear();
+        self.timers.stop();
+    }
+}
+
+/// Output that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unsent {
+    /// Bytes of messages and frames.
+    pub bytes: usize,
+    /// RESULT and ERROR frames.
+    pub terminals: usize,
+}
