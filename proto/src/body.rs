@@ -1,7 +1,8 @@
 //! Messages: a body and its attachments, and how they are put together from fragments.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use crate::decoder::append_within;
 use crate::error::PeerError;
 use crate::metadata::{Part, Place};
 use crate::registry::Codec;
@@ -129,7 +130,7 @@ enum Received {
     /// The first fragment, shared with the read buffer; often it is everything.
     Shared(Bytes),
     /// More than one fragment.
-    Copied(BytesMut),
+    Copied(Vec<u8>),
 }
 
 impl Assembly {
@@ -154,24 +155,14 @@ impl Assembly {
         if fragment.len() > self.expected - self.len() {
             return Err(PeerError::MessageLength);
         }
-        let expected = self.expected;
-        let copied = match &mut self.received {
-            Received::Copied(copied) => copied,
-            Received::Shared(first) => {
-                let mut copied = BytesMut::with_capacity(expected.min(first.len() * 2 + fragment.len()));
-                copied.extend_from_slice(first);
-                self.received = Received::Copied(copied);
-                let Received::Copied(copied) = &mut self.received else { unreachable!("just set") };
-                copied
-            }
-        };
-        let needed = copied.len() + fragment.len();
-        if needed > copied.capacity() {
-            // Double, but never past the end: the buffer is exact when the message is whole.
-            let target = needed.max(copied.capacity() * 2).min(expected);
-            copied.reserve(target - copied.len());
+        if let Received::Shared(first) = &self.received {
+            let mut copied = Vec::new();
+            append_within(&mut copied, first, self.expected);
+            self.received = Received::Copied(copied);
         }
-        copied.extend_from_slice(fragment);
+        if let Received::Copied(copied) = &mut self.received {
+            append_within(copied, fragment, self.expected);
+        }
         Ok(())
     }
 
@@ -209,7 +200,7 @@ impl Assembly {
         }
         let mut bytes = match self.received {
             Received::Shared(bytes) => bytes,
-            Received::Copied(bytes) => bytes.freeze(),
+            Received::Copied(bytes) => Bytes::from(bytes),
         };
         let mut take = |part: &Part| {
             // The sum fitted a usize, so each length does.

@@ -8,10 +8,11 @@ use bincode::de::BorrowDecoder;
 use bincode::enc::Encoder;
 use bincode::enc::write::{SizeWriter, Writer};
 use bincode::error::{DecodeError as BincodeDecodeError, EncodeError as BincodeEncodeError};
-pub(crate) use bincode::{BorrowDecode, Encode};
+use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::error::RecordError;
+use crate::metadata::{Extensions, Place};
 use crate::registry::{Codec, Delivery, Direction, limits};
 use crate::text::Text;
 
@@ -29,8 +30,22 @@ fn config() -> Config {
     bincode::config::standard().with_limit::<ALLOCATION_GUARD>()
 }
 
+/// Gives a type the encoding of records: its fields, or the number of its variant and then its fields, in the order of
+/// their declaration.
+macro_rules! wire {
+    ($item:item) => {
+        #[derive(::bincode::Encode, ::bincode::BorrowDecode)]
+        #[bincode(decode_context = "::bytes::Bytes")]
+        $item
+    };
+}
+pub(crate) use wire;
+
 /// A record of frame metadata.
 pub(crate) trait Record: Encode + for<'a> BorrowDecode<'a, Bytes> {
+    /// What closes the record.
+    fn extensions(&self) -> &Extensions;
+
     /// Checks the counts and lengths that SPEC.md sets for this record.
     fn validate(&self) -> Result<(), RecordError>;
 }
@@ -150,3 +165,45 @@ macro_rules! code_as_byte {
 }
 
 code_as_byte!(Codec, Delivery, Direction);
+
+/// The variant's number as a u32 like a derived enumeration's; by hand, because [`wire`] hides the names of fields of
+/// variants from the derive.
+impl Encode for Place {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), BincodeEncodeError> {
+        match *self {
+            Place::Inline => 0_u32.encode(encoder),
+            Place::Pool { segment, generation, offset } => {
+                1_u32.encode(encoder)?;
+                (segment, generation, offset).encode(encoder)
+            }
+            Place::Sealed { fd } => {
+                2_u32.encode(encoder)?;
+                fd.encode(encoder)
+            }
+            Place::File { fd, offset } => {
+                3_u32.encode(encoder)?;
+                (fd, offset).encode(encoder)
+            }
+        }
+    }
+}
+
+impl<'de> BorrowDecode<'de, Bytes> for Place {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, BincodeDecodeError> {
+        match <u32 as BorrowDecode<'de, Bytes>>::borrow_decode(decoder)? {
+            0 => Ok(Place::Inline),
+            1 => {
+                let (segment, generation, offset) = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
+                Ok(Place::Pool { segment, generation, offset })
+            }
+            2 => Ok(Place::Sealed { fd: BorrowDecode::<'de, Bytes>::borrow_decode(decoder)? }),
+            3 => {
+                let (fd, offset) = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
+                Ok(Place::File { fd, offset })
+            }
+            _ => Err(BincodeDecodeError::Other("unknown place of a part")),
+        }
+    }
+}

@@ -1,4 +1,5 @@
 //! Dialogues between a client and a daemon, in memory and in virtual time.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test may fail by panicking
 
 use std::time::Duration;
 

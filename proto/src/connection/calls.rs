@@ -1,14 +1,16 @@
 //! Calls in both directions: opened, continued, ended, cancelled (SPEC.md, "Calls").
 
+use bytes::Bytes;
+
 use super::send::Opening;
 use super::{Connection, Event, More, Role, State};
 use crate::body::{Message, inline_len};
 use crate::coding;
 use crate::decoder::Frame;
-use crate::error::{DecodeError, MisuseError, PeerError};
+use crate::error::{MisuseError, PeerError};
 use crate::header::STREAM_MAX;
 use crate::metadata::{Call, Extensions, Failure, HeaderField, Item, Part, Place, Reply};
-use crate::registry::{Delivery, ErrorCode, FrameKind, HEADER_LEN, features, flags, limits, tags};
+use crate::registry::{Delivery, ErrorCode, FrameKind, HEADER_LEN, features, flags, limits};
 use crate::text::Text;
 
 /// A call that the peer opened.
@@ -27,6 +29,8 @@ pub(super) struct Outbound {
     begun: bool,
     /// Once the terminal frame is here: bytes of its message still to come.
     remaining: Option<u64>,
+    /// Its answer is above our limit: the rest is dropped as it comes.
+    too_large: bool,
     cancelled: bool,
 }
 
@@ -64,7 +68,8 @@ impl<A> Connection<A> {
     /// # Errors
     /// A [`MisuseError`]; nothing was sent then.
     pub fn call(&mut self, request: Request) -> Result<u64, MisuseError> {
-        if !matches!(self.state, State::Opening | State::Open) {
+        let callable = self.role == Role::Client || self.features() & features::PROVIDE != 0;
+        if !matches!(self.state, State::Opening | State::Open) || self.peer_is_away || !callable {
             return Err(MisuseError::NotOpen);
         }
         if self.outbound.len() >= self.remote.open_calls {
@@ -88,7 +93,8 @@ impl<A> Connection<A> {
         let opening = self.opening(FrameKind::Call, stream, request.flags, 0);
         self.send.message(opening, &record, request.message, Vec::new())?;
         self.next_outbound += 2;
-        self.outbound.insert(stream, Outbound { begun: false, remaining: None, cancelled: false });
+        let call = Outbound { begun: false, remaining: None, too_large: false, cancelled: false };
+        self.outbound.insert(stream, call);
         Ok(stream)
     }
 
@@ -172,13 +178,7 @@ impl<A> Connection<A> {
     pub(super) fn handle_call(&mut self, frame: Frame<A>) -> Result<(), PeerError> {
         let stream = frame.header.stream;
         self.check_opening(stream)?;
-        let record = |error| DecodeError::Record { kind: FrameKind::Call, error };
-        let call: Call = coding::decode(&frame.metadata).map_err(record)?;
-        if self.role == Role::Daemon
-            && let Some((tag, _)) = call.extensions.iter().find(|(tag, _)| tags::from_daemon_only(*tag))
-        {
-            return Err(PeerError::DaemonOnly(tag));
-        }
+        let call: Call = self.record(FrameKind::Call, &frame)?;
         if !call.channels.is_empty() && self.features() & features::CHANNELS == 0 {
             return Err(PeerError::Feature);
         }
@@ -188,6 +188,7 @@ impl<A> Connection<A> {
             // It crossed our GOAWAY, which told the peer that it is not taken.
             return Ok(());
         }
+        self.last_taken = stream;
         let remaining = total - frame.payload.len() as u64;
         self.inbound.insert(stream, Inbound { remaining, answered: false, cancelled: false });
         if total > self.settings.max_message {
@@ -212,15 +213,12 @@ impl<A> Connection<A> {
 
     pub(super) fn handle_continuation(&mut self, frame: Frame<A>) -> Result<(), PeerError> {
         let stream = frame.header.stream;
-        if frame.header.meta_len != 0 {
-            return Err(PeerError::BodyMismatch);
-        }
         let (remaining, wanted) = if let Some(call) = self.inbound.get_mut(&stream) {
             (&mut call.remaining, !call.answered)
-        } else if let Some(Outbound { remaining: Some(remaining), cancelled, .. }) =
+        } else if let Some(Outbound { remaining: Some(remaining), too_large, .. }) =
             self.outbound.get_mut(&stream)
         {
-            (remaining, !*cancelled)
+            (remaining, !*too_large)
         } else if self.is_ended(stream)? {
             return Ok(());
         } else {
@@ -250,21 +248,62 @@ impl<A> Connection<A> {
             None if self.is_ended(stream)? => return Ok(()),
             None => return Err(PeerError::Unexpected(kind)),
         }
-        let record = |error| DecodeError::Record { kind, error };
-        let event = if kind == FrameKind::Result {
-            let reply: Reply = coding::decode(&frame.metadata).map_err(record)?;
+        if kind == FrameKind::Result {
+            let reply: Reply = self.record(kind, &frame)?;
             let total = self.check_parts(&reply.parts, &frame)?;
             let more = self.end_outbound(stream, total, frame.payload.len());
-            Event::Replied { stream, reply, payload: frame.payload, more, fds: frame.fds }
+            let Frame { payload, fds, .. } = frame;
+            self.push_terminal(stream, total, Event::Replied { stream, reply, payload, more, fds });
         } else {
-            let failure: Failure = coding::decode(&frame.metadata).map_err(record)?;
+            let failure: Failure = self.record(kind, &frame)?;
             let total = self.check_parts(&failure.parts, &frame)?;
             let code = ErrorCode::from_u32(frame.header.arg).unwrap_or(ErrorCode::Unknown);
             let more = self.end_outbound(stream, total, frame.payload.len());
-            Event::Failed { stream, code, failure, payload: frame.payload, more, fds: frame.fds }
-        };
-        self.events.push_back(event);
+            let Frame { payload, fds, .. } = frame;
+            self.push_terminal(stream, total, Event::Failed { stream, code, failure, payload, more, fds });
+        }
         Ok(())
+    }
+
+    /// Hands a terminal frame on, or in its place an error if its message is more than we take.
+    fn push_terminal(&mut self, stream: u64, total: u64, event: Event<A>) {
+        let max = self.settings.max_message;
+        if total <= max {
+            self.events.push_back(event);
+            return;
+        }
+        if let Some(call) = self.outbound.get_mut(&stream) {
+            call.too_large = true;
+        }
+        let message = format!("answer of {total} bytes is above the limit of {max}");
+        self.push_failure(stream, ErrorCode::TooLarge, &message, Delivery::Completed);
+    }
+
+    /// Ends a call of ours with an error that the peer did not send.
+    fn push_failure(&mut self, stream: u64, code: ErrorCode, message: &str, delivery: Delivery) {
+        let mut failure = Failure::framework(code, message, delivery);
+        failure.parts = Message::default().parts();
+        self.events.push_back(Event::Failed {
+            stream,
+            code,
+            failure,
+            payload: Bytes::new(),
+            more: More::Whole,
+            fds: Vec::new(),
+        });
+    }
+
+    /// Ends our calls above the last that the peer takes; they were not and will not be run.
+    pub(super) fn fail_above(&mut self, last_taken: u64) {
+        let waiting = self.outbound.iter().filter(|(id, call)| **id > last_taken && call.remaining.is_none());
+        let mut lost: Vec<u64> = waiting.map(|(id, _)| *id).collect();
+        lost.sort_unstable();
+        for stream in lost {
+            self.send.withdraw(stream);
+            self.outbound.remove(&stream);
+            let message = "peer takes no more calls";
+            self.push_failure(stream, ErrorCode::Unavailable, message, Delivery::NotDelivered);
+        }
     }
 
     pub(super) fn handle_cancel(&mut self, stream: u64) -> Result<(), PeerError> {

@@ -7,10 +7,12 @@ use bytes::{Bytes, BytesMut};
 use super::{Connection, Event, Role, Settings, State};
 use crate::coding;
 use crate::decoder::Frame;
-use crate::error::{DecodeError, MisuseError, PeerError};
+use crate::error::{DecodeError, MisuseError, PeerError, RecordError};
 use crate::metadata::{Hello, Welcome};
 use crate::preface::{self, Preface};
-use crate::registry::{ErrorCode, FrameKind, HEADER_LEN, LIMITS, PREFACE_LEN, WIRE_VERSION, limits};
+use crate::registry::{
+    ErrorCode, FrameKind, HEADER_LEN, LIMITS, PREFACE_LEN, WIRE_VERSION, features, limits,
+};
 
 /// The largest HELLO: what is left of the handshake's bytes after preface and header.
 pub(super) const HELLO_MAX: u32 = preface::narrow(limits::HANDSHAKE_MAX - PREFACE_LEN - HEADER_LEN);
@@ -20,18 +22,32 @@ pub(super) const HELLO_MAX: u32 = preface::narrow(limits::HANDSHAKE_MAX - PREFAC
 pub(super) struct Handshake {
     preface_in: bool,
     preface_out: bool,
-    /// Client: HELLO is sent. Daemon: HELLO has come.
-    hello: bool,
+    /// The other side's first frame has come: HELLO at the daemon, WELCOME at the client.
+    greeted: bool,
+    /// WELCOME is queued at the daemon, or has come to the client.
+    welcomed: bool,
     /// The daemon refused; what is left of its reason.
     refusal: Option<Refusal>,
     early: Early,
 }
 
-/// What a client sent before WELCOME.
+/// What a client sent before WELCOME, as either side counts it.
 #[derive(Debug, Default)]
 struct Early {
     calls: usize,
     bytes: usize,
+}
+
+impl Early {
+    /// Counts if there is room; false if there is none.
+    fn count(&mut self, calls: usize, bytes: usize) -> bool {
+        let (calls, bytes) = (self.calls + calls, self.bytes + bytes);
+        let fits = calls <= limits::EARLY_CALLS && bytes <= limits::EARLY_BYTES;
+        if fits {
+            *self = Early { calls, bytes };
+        }
+        fits
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +60,8 @@ impl Handshake {
         Handshake {
             preface_in: false,
             preface_out: false,
-            hello: false,
+            greeted: false,
+            welcomed: false,
             refusal: None,
             early: Early::default(),
         }
@@ -56,6 +73,14 @@ impl Handshake {
 
     pub(super) fn preface_is_out(&self) -> bool {
         self.preface_out
+    }
+
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    pub(super) fn is_welcomed(&self) -> bool {
+        self.welcomed
     }
 
     /// True unless the peer stopped inside its preface or its refusal.
@@ -78,7 +103,6 @@ impl<A> Connection<A> {
         }
         coding::Record::validate(hello)?;
         connection.send.control(FrameKind::Hello, 0, 0, Some(hello));
-        connection.handshake.hello = true;
         connection.decoder.set_max_frame(settings.max_frame);
         Ok(connection)
     }
@@ -92,12 +116,18 @@ impl<A> Connection<A> {
     /// Takes the client that [`Event::Greeted`] announced.
     ///
     /// # Errors
-    /// [`MisuseError::NotOpen`] unless a HELLO waits for its answer.
+    /// [`MisuseError::NotOpen`] unless a HELLO waits for its answer; [`MisuseError::Record`] if `welcome` is above its
+    /// limits.
     pub fn welcome(&mut self, welcome: &Welcome) -> Result<(), MisuseError> {
-        if self.role != Role::Daemon || self.state == State::Closed || !self.handshake.hello {
+        let waits = self.handshake.greeted && !self.handshake.welcomed;
+        if self.role != Role::Daemon || self.state == State::Closed || !waits {
             return Err(MisuseError::NotOpen);
         }
         coding::Record::validate(welcome)?;
+        if coding::encoded_len(welcome) > limits::MAX_METADATA {
+            return Err(MisuseError::Record(RecordError::LimitExceeded));
+        }
+        self.handshake.welcomed = true;
         self.send.control(FrameKind::Welcome, 0, 0, Some(welcome));
         Ok(())
     }
@@ -110,6 +140,9 @@ impl<A> Connection<A> {
         }
         if self.handshake.preface_in {
             return Ok(true);
+        }
+        if self.decoder.queued_fds() > 0 {
+            return Err(PeerError::Decode(DecodeError::FdsUnclaimed(self.decoder.queued_fds())));
         }
         let (kept, input) = self.decoder.peek();
         let mut seen = [0; PREFACE_LEN];
@@ -137,8 +170,7 @@ impl<A> Connection<A> {
                 self.remote.max_frame = preface.usable_max_frame().inspect_err(|_| {
                     self.queue_preface(version, version);
                 })?;
-                self.remote.features = preface.features;
-                self.remote.instance = preface.instance;
+                self.take_preface(preface);
                 self.queue_preface(version, version);
                 Ok(())
             }
@@ -165,9 +197,16 @@ impl<A> Connection<A> {
             return Err(PeerError::BadPreface);
         }
         self.remote.max_frame = preface.usable_max_frame()?;
+        self.take_preface(preface);
+        Ok(true)
+    }
+
+    fn take_preface(&mut self, preface: &Preface) {
         self.remote.features = preface.features;
         self.remote.instance = preface.instance;
-        Ok(true)
+        if self.features() & features::ATTACHED_FDS != 0 {
+            self.decoder.set_max_fds(limits::MAX_FDS_PER_FRAME);
+        }
     }
 
     /// Collects the reason of a refusal; once it is whole, or badly formed, the connection is closed.
@@ -196,18 +235,17 @@ impl<A> Connection<A> {
         kind: FrameKind,
         frame: Frame<A>,
     ) -> Result<(), PeerError> {
-        let record = |error| PeerError::Decode(DecodeError::Record { kind, error });
         match (self.role, kind) {
-            (Role::Daemon, FrameKind::Hello) if !self.handshake.hello => {
-                let hello: Hello = coding::decode(&frame.metadata).map_err(record)?;
-                self.handshake.hello = true;
+            (Role::Daemon, FrameKind::Hello) if !self.handshake.greeted => {
+                let hello: Hello = self.record(kind, &frame)?;
                 self.opened();
                 self.decoder.set_max_frame(self.settings.max_frame);
                 self.events.push_back(Event::Greeted(hello));
                 Ok(())
             }
-            (Role::Client, FrameKind::Welcome) if self.state != State::Open => {
-                let welcome: Welcome = coding::decode(&frame.metadata).map_err(record)?;
+            (Role::Client, FrameKind::Welcome) if !self.handshake.welcomed => {
+                let welcome: Welcome = self.record(kind, &frame)?;
+                self.handshake.welcomed = true;
                 for &(id, value) in &welcome.limits {
                     self.take_limit(id, value);
                 }
@@ -222,20 +260,26 @@ impl<A> Connection<A> {
 
     /// Counts a call against what may be sent before WELCOME.
     pub(super) fn admit_early(&mut self, bytes: usize) -> Result<(), MisuseError> {
-        if self.state == State::Open {
+        if self.role == Role::Daemon || self.handshake.welcomed {
             return Ok(());
         }
-        let early = &mut self.handshake.early;
-        let over = early.calls + 1 > limits::EARLY_CALLS || early.bytes + bytes > limits::EARLY_BYTES;
-        if self.role != Role::Client || over {
-            return Err(MisuseError::TooEarly);
-        }
-        early.calls += 1;
-        early.bytes += bytes;
-        Ok(())
+        if self.handshake.early.count(1, bytes) { Ok(()) } else { Err(MisuseError::TooEarly) }
+    }
+
+    /// Holds what a client sends before we queued WELCOME to what it may: a few small calls and their withdrawal.
+    pub(super) fn check_early(&mut self, kind: FrameKind, frame: &Frame<A>) -> Result<(), PeerError> {
+        let calls = match kind {
+            FrameKind::Call => 1,
+            FrameKind::Data => 0,
+            FrameKind::Cancel | FrameKind::GoAway => return Ok(()),
+            _ => return Err(PeerError::Unexpected(kind)),
+        };
+        let bytes = HEADER_LEN + frame.metadata.len() + frame.payload.len();
+        if self.handshake.early.count(calls, bytes) { Ok(()) } else { Err(PeerError::Unexpected(kind)) }
     }
 
     fn opened(&mut self) {
+        self.handshake.greeted = true;
         if self.state == State::Opening {
             self.state = State::Open;
         }

@@ -25,7 +25,7 @@ use crate::coding;
 use crate::decoder::{Decoder, Frame};
 use crate::error::{DecodeError, MisuseError, PeerError};
 use crate::metadata::{Credit, End, GoAway, Grant, Item, Release, Segment, Ungrant};
-use crate::registry::{ErrorCode, FrameKind, StreamRule, features, flags, is_ignorable, limits};
+use crate::registry::{ErrorCode, FrameKind, StreamRule, flags, is_ignorable, limits, tags};
 use crate::text::Text;
 use calls::{Inbound, Outbound};
 use handshake::Handshake;
@@ -110,6 +110,10 @@ pub struct Connection<A> {
     outbound: HashMap<u64, Outbound>,
     /// The last stream that the peer opened.
     last_inbound: u64,
+    /// The last of them that we took.
+    last_taken: u64,
+    /// The peer said GOAWAY.
+    peer_is_away: bool,
     /// The next stream that we open.
     next_outbound: u64,
     send: SendQueue<A>,
@@ -130,11 +134,17 @@ impl<A> Connection<A> {
                 max_message: settings.max_message,
                 open_calls: settings.open_calls,
             },
-            decoder: Decoder::new(handshake::HELLO_MAX),
+            decoder: {
+                let mut decoder = Decoder::new(handshake::HELLO_MAX);
+                decoder.set_max_fds(0);
+                decoder
+            },
             events: VecDeque::new(),
             inbound: HashMap::new(),
             outbound: HashMap::new(),
             last_inbound: 0,
+            last_taken: 0,
+            peer_is_away: false,
             next_outbound: if role == Role::Client { 1 } else { 2 },
             send: SendQueue::new(),
             timers: Timers::new(now, &settings),
@@ -180,7 +190,9 @@ impl<A> Connection<A> {
     pub fn poll_transmit(&mut self, transmit: &mut Transmit<A>) -> bool {
         debug_assert!(transmit.is_empty(), "the last transmit is not written");
         self.settle_written();
-        self.send.fill(transmit, self.remote.max_frame);
+        // An answer to an early call must not come before WELCOME.
+        let hold = self.role == Role::Daemon && !self.handshake.is_welcomed();
+        self.send.fill(transmit, self.remote.max_frame, hold);
         self.settle_begun();
         !transmit.is_empty()
     }
@@ -198,25 +210,33 @@ impl<A> Connection<A> {
         unsent.bytes > limits::UNSENT_BYTES_PAUSE || unsent.terminals > limits::UNSENT_TERMINALS_PAUSE
     }
 
-    /// Says GOAWAY without an error: calls that are open end, new ones are not taken.
+    /// Says GOAWAY without an error: calls that are open end, new ones are not taken. A client that was not welcomed
+    /// yet is refused with `unavailable`.
     pub fn drain(&mut self, message: &str) {
-        if matches!(self.state, State::Opening | State::Open) {
+        if self.role == Role::Daemon && !self.handshake.is_welcomed() {
+            self.refuse(ErrorCode::Unavailable, message);
+        } else if matches!(self.state, State::Opening | State::Open) {
             self.state = State::Draining;
             let notice = self.notice(message);
             self.send.control(FrameKind::GoAway, 0, 0, Some(&notice));
         }
     }
 
-    /// Says GOAWAY with `code`, drops what is queued for the peer, and reads no more.
+    /// Says GOAWAY with `code`, drops the messages that are queued for the peer, and reads no more.
     pub fn refuse(&mut self, code: ErrorCode, message: &str) {
         if self.state == State::Closed {
             return;
         }
-        let can_explain = self.handshake.preface_is_out();
-        self.close();
+        // Whoever has not sent a preface may not be a peer of this protocol at all.
+        let can_explain = self.handshake.preface_is_in() && self.handshake.preface_is_out();
         if can_explain {
+            // The answering preface may still wait, and the notice is of no use without it.
+            self.send.clear_messages();
+            self.stop();
             let notice = self.notice(message);
             self.send.control(FrameKind::GoAway, 0, code.as_u32(), Some(&notice));
+        } else {
+            self.close();
         }
     }
 
@@ -270,9 +290,6 @@ impl<A> Connection<A> {
 
     fn handle_frame(&mut self, now: Instant, frame: Frame<A>) -> Result<(), PeerError> {
         let header = frame.header;
-        if header.nfds > 0 && self.features() & features::ATTACHED_FDS == 0 {
-            return Err(PeerError::Decode(DecodeError::FdsUnclaimed(usize::from(header.nfds))));
-        }
         if is_ignorable(header.kind) {
             return Ok(());
         }
@@ -286,8 +303,12 @@ impl<A> Connection<A> {
             }
             _ => {}
         }
-        if self.state == State::Opening || matches!(kind, FrameKind::Hello | FrameKind::Welcome) {
+        check_shape(kind, &frame)?;
+        if !self.handshake.is_greeted() || matches!(kind, FrameKind::Hello | FrameKind::Welcome) {
             return self.handle_handshake_frame(kind, frame);
+        }
+        if !self.handshake.is_welcomed() {
+            self.check_early(kind, &frame)?;
         }
         match kind {
             FrameKind::Ping => {
@@ -312,19 +333,17 @@ impl<A> Connection<A> {
     /// Frames of features that this side does not offer. Their records are still held to their form, so that a
     /// malformed one gets the same answer whether or not the feature is in force.
     fn handle_unused(&mut self, kind: FrameKind, frame: &Frame<A>) -> Result<(), PeerError> {
-        let meta = &frame.metadata;
-        let checked = match kind {
-            FrameKind::Data if frame.header.has(flags::CONT) => Ok(()),
-            FrameKind::Data if frame.header.has(flags::END) => coding::decode::<End>(meta).map(drop),
-            FrameKind::Data => coding::decode::<Item>(meta).map(drop),
-            FrameKind::Credit => coding::decode::<Credit>(meta).map(drop),
-            FrameKind::Release => coding::decode::<Release>(meta).map(drop),
-            FrameKind::Segment => coding::decode::<Segment>(meta).map(drop),
-            FrameKind::Grant => coding::decode::<Grant>(meta).map(drop),
-            FrameKind::Ungrant => coding::decode::<Ungrant>(meta).map(drop),
-            _ => Ok(()),
-        };
-        checked.map_err(|error| DecodeError::Record { kind, error })?;
+        match kind {
+            FrameKind::Data if frame.header.has(flags::CONT) => {}
+            FrameKind::Data if frame.header.has(flags::END) => drop(self.record::<End>(kind, frame)?),
+            FrameKind::Data => drop(self.record::<Item>(kind, frame)?),
+            FrameKind::Credit => drop(self.record::<Credit>(kind, frame)?),
+            FrameKind::Release => drop(self.record::<Release>(kind, frame)?),
+            FrameKind::Segment => drop(self.record::<Segment>(kind, frame)?),
+            FrameKind::Grant => drop(self.record::<Grant>(kind, frame)?),
+            FrameKind::Ungrant => drop(self.record::<Ungrant>(kind, frame)?),
+            _ => {}
+        }
         if frame.header.stream != 0 && self.is_ended(frame.header.stream)? {
             return Ok(());
         }
@@ -332,14 +351,27 @@ impl<A> Connection<A> {
     }
 
     fn handle_goaway(&mut self, frame: &Frame<A>) -> Result<(), PeerError> {
-        let notice: GoAway = coding::decode(&frame.metadata)
-            .map_err(|error| DecodeError::Record { kind: FrameKind::GoAway, error })?;
+        let notice: GoAway = self.record(FrameKind::GoAway, frame)?;
         let code = match frame.header.arg {
             0 => None,
             code => Some(ErrorCode::from_u32(code).unwrap_or(ErrorCode::Unknown)),
         };
+        let last_taken = notice.last_stream;
+        self.peer_is_away = true;
         self.events.push_back(Event::WentAway { code, notice });
+        self.fail_above(last_taken);
         Ok(())
+    }
+
+    /// The metadata of a frame; what only the daemon may write is taken from no client.
+    fn record<R: coding::Record>(&self, kind: FrameKind, frame: &Frame<A>) -> Result<R, PeerError> {
+        let record: R =
+            coding::decode(&frame.metadata).map_err(|error| DecodeError::Record { kind, error })?;
+        let forged = record.extensions().iter().map(|(tag, _)| tag).find(|tag| tags::from_daemon_only(*tag));
+        match forged {
+            Some(tag) if self.role == Role::Daemon => Err(PeerError::DaemonOnly(tag)),
+            _ => Ok(record),
+        }
     }
 
     /// For a frame that names an open stream which we don't have: true if it once was open, so the frame came late.
@@ -356,7 +388,9 @@ impl<A> Connection<A> {
     fn notice(&self, message: &str) -> GoAway {
         // GOAWAY must fit the smallest frame.
         let message = Text::from(calls::cut(message, limits::REFUSAL_REASON_MAX));
-        GoAway { last_stream: self.last_inbound, message, ..GoAway::default() }
+        // Nothing is run for a client that was not welcomed.
+        let last_stream = if self.handshake.is_welcomed() { self.last_taken } else { 0 };
+        GoAway { last_stream, message, ..GoAway::default() }
     }
 
     fn fail(&mut self, error: PeerError) {
@@ -365,11 +399,38 @@ impl<A> Connection<A> {
 
     /// Drops everything queued, so that only what is queued from here on is still written.
     fn close(&mut self) {
-        self.state = State::Closed;
         self.send.clear();
+        self.stop();
+    }
+
+    /// Reads no more, and lets go of what was being read.
+    fn stop(&mut self) {
+        self.state = State::Closed;
+        self.decoder.clear();
         self.inbound.clear();
         self.timers.stop();
     }
+}
+
+/// Checks that a frame has metadata, payload and file descriptors only where its kind has a place for them.
+fn check_shape<A>(kind: FrameKind, frame: &Frame<A>) -> Result<(), PeerError> {
+    let header = &frame.header;
+    let continues = kind == FrameKind::Data && header.has(flags::CONT);
+    let ends = kind == FrameKind::Data && header.has(flags::END);
+    let message = matches!(kind, FrameKind::Call | FrameKind::Data | FrameKind::Result | FrameKind::Error);
+    let recordless =
+        continues || matches!(kind, FrameKind::Ping | FrameKind::Pong | FrameKind::Cancel | FrameKind::Stop);
+    if recordless && header.meta_len != 0 || (!message || ends) && !frame.payload.is_empty() {
+        return Err(PeerError::BodyMismatch);
+    }
+    if continues && ends {
+        return Err(PeerError::Unexpected(kind));
+    }
+    let carries = message && !continues && !ends || kind == FrameKind::Segment;
+    if header.nfds > 0 && !carries {
+        return Err(PeerError::Decode(DecodeError::FdsUnclaimed(usize::from(header.nfds))));
+    }
+    Ok(())
 }
 
 /// Output that waits.

@@ -1,7 +1,8 @@
 //! The writer: control frames first, then first frames of messages, then the rest, fairly.
 //!
 //! The rest of each message goes out in fragments, one message after the other in turn, so that a large message
-//! delays a small one by one fragment at most.
+//! delays a small one by one fragment at most; and after each fragment's worth of first frames one fragment of the
+//! rest goes out, so that small ones without end do not starve a large one.
 
 use std::collections::VecDeque;
 
@@ -30,6 +31,8 @@ pub(super) struct SendQueue<A> {
     ended: Vec<u64>,
     /// Calls whose first frame went out.
     begun: Vec<u64>,
+    /// Bytes of first frames that went out while a rest waited.
+    overtaken: usize,
 }
 
 /// The first frame of a message.
@@ -80,6 +83,7 @@ impl<A> SendQueue<A> {
             unsent: Unsent::default(),
             ended: Vec::new(),
             begun: Vec::new(),
+            overtaken: 0,
         }
     }
 
@@ -154,12 +158,19 @@ impl<A> SendQueue<A> {
         Ok(())
     }
 
-    /// Moves frames into `transmit` until it is full or nothing is left.
-    pub(super) fn fill(&mut self, transmit: &mut Transmit<A>, max_frame: u32) {
+    /// Moves frames into `transmit` until it is full or nothing is left; messages only unless `hold`.
+    pub(super) fn fill(&mut self, transmit: &mut Transmit<A>, max_frame: u32, hold: bool) {
         while !transmit.is_full() {
             if let Some(frame) = self.control.pop_front() {
                 self.unsent.bytes -= frame.len();
                 transmit.push(frame);
+            } else if hold {
+                return;
+            } else if self.overtaken >= limits::FRAGMENT
+                && let Some(rest) = self.rests.pop_front()
+            {
+                // First frames without end must not starve a message that is on its way.
+                self.fill_rest(rest, transmit, max_frame);
             } else if let Some(head) = self.heads.front() {
                 if !head.fds.is_empty() && !transmit.is_empty() {
                     // File descriptors ride the first byte of a write.
@@ -179,12 +190,14 @@ impl<A> SendQueue<A> {
         if !head.fds.is_empty() {
             transmit.push_fds(head.fds);
         }
+        let before = transmit.len();
         self.unsent.bytes -= head.frame.len();
         transmit.push(head.frame);
         for piece in head.payload {
             self.unsent.bytes -= piece.len();
             transmit.push(piece);
         }
+        self.overtaken += if self.rests.is_empty() { 0 } else { transmit.len() - before };
         match head.kind {
             FrameKind::Call => self.begun.push(head.stream),
             _ => self.unsent.terminals -= 1,
@@ -197,6 +210,7 @@ impl<A> SendQueue<A> {
     }
 
     fn fill_rest(&mut self, mut rest: Rest, transmit: &mut Transmit<A>, max_frame: u32) {
+        self.overtaken = 0;
         let payload = rest.bytes.take(max_frame.min(FRAGMENT) as usize);
         let len: usize = payload.iter().map(Bytes::len).sum();
         let more = if rest.bytes.len > 0 { flags::MORE } else { 0 };
@@ -253,10 +267,17 @@ impl<A> SendQueue<A> {
 
     pub(super) fn clear(&mut self) {
         self.control.clear();
+        self.clear_messages();
+    }
+
+    /// Drops messages, and keeps the few small frames that wait behind none.
+    pub(super) fn clear_messages(&mut self) {
         self.heads.clear();
         self.rests.clear();
         self.ended.clear();
-        self.unsent = Unsent::default();
+        self.overtaken = 0;
+        let bytes = self.control.iter().map(Bytes::len).sum();
+        self.unsent = Unsent { bytes, terminals: 0 };
     }
 }
 

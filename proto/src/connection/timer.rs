@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Connection, Settings, State};
+use super::{Connection, Settings};
 use crate::error::PeerError;
 use crate::registry::limits;
 
@@ -81,7 +81,7 @@ impl<A> Connection<A> {
     /// [`PeerError::HandshakeTimeout`] or [`PeerError::FrameTimeout`]; GOAWAY is queued as for bad input.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), PeerError> {
         let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let error = if self.state == State::Opening && passed(self.timers.handshake) {
+        let error = if passed(self.timers.handshake) {
             PeerError::HandshakeTimeout
         } else if passed(self.timers.frame) {
             PeerError::FrameTimeout

@@ -1,6 +1,8 @@
 //! A client and a daemon joined in memory, with a virtual clock and counted file descriptors, for tests without
 //! sockets and without sleeps.
 
+mod records;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -10,6 +12,8 @@ use bytes::{Bytes, BytesMut};
 use crate::connection::{Connection, Event, Settings, Transmit};
 use crate::error::PeerError;
 use crate::metadata::{Hello, Welcome};
+
+pub use records::{AnyRecord, frame};
 
 /// Stands for a file descriptor; the counter says how many are open.
 #[derive(Debug)]
@@ -119,13 +123,15 @@ pub fn output<A>(connection: &mut Connection<A>) -> Bytes {
     let mut transmit = Transmit::default();
     let mut bytes = BytesMut::new();
     while connection.poll_transmit(&mut transmit) {
-        let mut slices = [std::io::IoSlice::new(&[]); 64];
-        let filled = transmit.slices(&mut slices);
-        for slice in &slices[..filled] {
-            bytes.extend_from_slice(slice);
+        while !transmit.is_empty() {
+            let mut slices = [std::io::IoSlice::new(&[]); 64];
+            let filled = transmit.slices(&mut slices);
+            let before = bytes.len();
+            for slice in &slices[..filled] {
+                bytes.extend_from_slice(slice);
+            }
+            transmit.advance(bytes.len() - before);
         }
-        let len = transmit.len();
-        transmit.advance(len);
     }
     bytes.freeze()
 }
