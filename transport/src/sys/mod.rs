@@ -1,0 +1,26 @@
+//! Calls into the operating system that need `unsafe`, or that exist on one system only.
+//!
+//! The only place of the workspace with `unsafe` code. Each block says why it is needed (`JUSTIFICATION`) and why it is sound
+//! (`SAFETY`). Nothing here decides anything: policy, checks and messages are the callers'.
+#![allow(unsafe_code)]
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+pub(crate) mod windows;
+
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod platform;
+#[cfg(all(unix, not(target_os = "linux")))]
+#[path = "macos.rs"]
+mod platform;
+
+#[cfg(unix)]
+pub(crate) use platform::{is_huge_page_file, peer_groups, peer_pidfd, peer_user, refuse_rights, seals};
+#[cfg(all(unix, test))]
+pub(crate) use unix::counters;
+#[cfg(all(unix, feature = "tokio"))]
+pub(crate) use unix::register;
+#[cfg(unix)]
+pub(crate) use unix::{Blocking, receive, send};
