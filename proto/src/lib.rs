@@ -11,6 +11,7 @@ pub mod decoder;
 pub mod error;
 pub mod header;
 pub mod metadata;
+pub mod name;
 pub mod preface;
 pub mod registry;
 mod text;

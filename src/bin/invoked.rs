@@ -1,1 +1,7 @@
-fn main(){}
+//! The daemon.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    invoked::Builder::default().run()
+}

@@ -42,6 +42,8 @@ mod credentials;
 #[cfg(unix)]
 mod directory;
 #[cfg(unix)]
+mod inherited;
+#[cfg(unix)]
 mod listener;
 #[cfg(unix)]
 mod lock;

@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(unix)]
+pub(crate) mod inherited;
+#[cfg(unix)]
 mod unix;
 #[cfg(windows)]
 pub(crate) mod windows;

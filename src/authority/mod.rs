@@ -1,0 +1,44 @@
+//! Who may do what: manifests and capability files in, verdicts and explanations out.
+//!
+//! Owns the model of capabilities, permissions, sets and scopes, and the strict reading of their files. It performs
+//! no I/O but in [`load`], keeps no clock, and knows nothing of connections: the daemon asks, with facts that the
+//! kernel gave it.
+//!
+//! A [`Policy`] gathers manifests and files and compiles them into a [`PolicySnapshot`]. That gives each peer its
+//! [`PeerGrants`], and these a [`Verdict`] for each command; a [`Grant`] then judges arguments. Nothing is allowed that
+//! no capability allows.
+
+mod capability;
+mod document;
+mod embedded;
+mod explain;
+mod identifier;
+mod json;
+pub mod load;
+mod path;
+mod peer;
+mod permission;
+mod policy;
+mod resolve;
+mod scope;
+mod snapshot;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use self::capability::Platform;
+pub use self::document::Format;
+pub use self::embedded::DevOptions;
+pub use self::explain::{Explanation, Refusal, RefusalCode};
+pub use self::identifier::{Identifier, IdentifierError};
+pub use self::path::PathScope;
+pub use self::peer::{Matcher, OVERFLOW_ID, PeerFacts, PeerState, UserDirectory};
+pub use self::permission::{CommandInfo, Permission, PermissionSet, PluginManifest, Registry};
+pub use self::policy::{CompiledPolicy, Policy};
+pub use self::resolve::Instance;
+pub use self::scope::{
+    GrantScope, InputError, ScopeContext, ScopeDefault, ScopeDenial, ScopeError, ScopeItem, ScopeKind,
+    ScopeLists, ScopeObject, ScopeRole, ScopeVariable, ScopeVerdict,
+};
+pub use self::snapshot::{Denial, DeniedBy, Grant, GrantId, PeerGrants, PolicySnapshot, Verdict};
+pub use self::source::{Location, PolicyError, Position, Source};

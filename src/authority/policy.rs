@@ -1,0 +1,256 @@
+//! Everything that a policy is made of, and the compiling of it into a snapshot.
+//!
+//! Owns the order of the steps and the collecting of all that is wrong. Pure: text in, snapshot or messages out.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::capability::{Capability, CapabilityReader, Platform};
+use super::document::{Format, Node};
+use super::embedded::{DevOptions, dev_policy, operate_policy};
+use super::peer::{NamedPeers, UserDirectory};
+use super::permission::{PluginManifest, Registry};
+use super::resolve::{CapabilityRules, Instance, Resolver, RuleOrigin};
+use super::scope::{ScopeContext, ScopeVariable, is_plain};
+use super::snapshot::PolicySnapshot;
+use super::source::{Findings, PolicyError, Source};
+
+/// What a policy is made of: manifests, files, the daemon's own circumstances.
+///
+/// ```
+/// use invoked::authority::{Format, PeerFacts, PluginManifest, Policy, Source, UserDirectory, Verdict};
+///
+/// struct NoUsers;
+/// impl UserDirectory for NoUsers {
+///     fn uid_of(&self, _: &str) -> Option<u32> { None }
+///     fn gid_of(&self, _: &str) -> Option<u32> { None }
+///     fn name_of(&self, _: u32) -> Option<String> { None }
+///     fn home_of(&self, _: u32) -> Option<std::path::PathBuf> { None }
+/// }
+///
+/// let text = r#"
+/// identifier = "hello"
+/// peers = ["uid:1000"]
+/// permissions = ["allow-greet"]
+/// "#;
+/// let compiled = Policy::new(999, &NoUsers)
+///     .manifest(PluginManifest::application().command("greet"))
+///     .document(Source::new("hello.toml", None, text), Format::Toml)
+///     .compile()
+///     .expect("this policy has no errors");
+/// let grants = compiled.snapshot.peer(&PeerFacts::new(1000, 1000, []));
+/// assert!(matches!(grants.authorize("greet"), Verdict::Allow(_)));
+/// assert!(matches!(grants.authorize("other"), Verdict::Deny(_)));
+/// ```
+#[must_use]
+pub struct Policy<'a> {
+    users: &'a dyn UserDirectory,
+    own_uid: u32,
+    manifests: Vec<PluginManifest>,
+    documents: Vec<(Source, Format)>,
+    variables: BTreeMap<ScopeVariable, PathBuf>,
+    instance: Instance,
+    platform: Platform,
+    dev: Option<DevOptions>,
+    revision: u64,
+}
+
+/// A policy without errors.
+#[derive(Debug)]
+pub struct CompiledPolicy {
+    /// The policy in force.
+    pub snapshot: PolicySnapshot,
+    /// What may not be what its author meant.
+    pub warnings: Vec<PolicyError>,
+}
+
+impl<'a> Policy<'a> {
+    /// A policy of the daemon that runs as `own_uid`, so far without plugins and files.
+    pub fn new(own_uid: u32, users: &'a dyn UserDirectory) -> Self {
+        Policy {
+            users,
+            own_uid,
+            manifests: Vec::new(),
+            documents: Vec::new(),
+            variables: BTreeMap::new(),
+            instance: Instance::User,
+            platform: Platform::current(),
+            dev: None,
+            revision: 1,
+        }
+    }
+
+    /// Adds what a plugin, or the application, ships.
+    pub fn manifest(mut self, manifest: PluginManifest) -> Self {
+        self.manifests.push(manifest);
+        self
+    }
+
+    /// Adds a capability file.
+    pub fn document(mut self, source: Source, format: Format) -> Self {
+        self.documents.push((source, format));
+        self
+    }
+
+    /// Gives a variable of path scopes its value: an absolute path with links resolved. `$PEER_HOME` comes from each
+    /// peer and `$DIR` from [`dev`](Self::dev) instead.
+    pub fn variable(mut self, variable: ScopeVariable, value: impl Into<PathBuf>) -> Self {
+        self.variables.insert(variable, value.into());
+        self
+    }
+
+    /// Says whether this is a user's daemon, which is what is assumed, or the machine's.
+    pub fn instance(mut self, instance: Instance) -> Self {
+        self.instance = instance;
+        self
+    }
+
+    /// Reads the files as on another platform.
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
+    /// Adds the policy of `--dev`.
+    pub fn dev(mut self, dev: DevOptions) -> Self {
+        self.dev = Some(dev);
+        self
+    }
+
+    /// Numbers the snapshot; a reload gives a higher number than the one before.
+    pub fn revision(mut self, revision: u64) -> Self {
+        self.revision = revision;
+        self
+    }
+
+    /// The uid that the daemon runs as.
+    #[must_use]
+    pub fn own_uid(&self) -> u32 {
+        self.own_uid
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// All that is wrong, in the order of files and lines. When manifests are wrong, files are not judged against
+    /// them.
+    pub fn compile(self) -> Result<CompiledPolicy, Vec<PolicyError>> {
+        let mut findings = Findings::default();
+        let mut variables = self.checked_variables(&mut findings);
+        let dev = self.dev.as_ref().and_then(|dev| match dev.checked_directory() {
+            Ok(directory) => Some(directory.to_owned()),
+            Err(error) => {
+                findings.error(error);
+                None
+            }
+        });
+        if let Some(directory) = &dev {
+            variables.insert(ScopeVariable::Dir, directory.clone());
+        }
+        let registry = match Registry::new(&self.manifests, self.platform) {
+            Ok(registry) => registry,
+            Err(errors) => {
+                findings.errors.extend(errors);
+                return Err(findings.errors);
+            }
+        };
+        let embedded = self.embedded(&registry, dev.as_deref());
+        let variables = Arc::new(variables);
+        let capabilities = self.capabilities(&registry, &embedded, &variables, &mut findings);
+        findings.sort();
+        if !findings.errors.is_empty() {
+            return Err(findings.errors);
+        }
+        let snapshot = PolicySnapshot::new(
+            self.revision,
+            registry,
+            capabilities,
+            variables,
+            embedded.iter().map(|(source, _)| source.text().to_owned()).collect(),
+        );
+        Ok(CompiledPolicy { snapshot, warnings: findings.warnings })
+    }
+
+    fn checked_variables(&self, findings: &mut Findings) -> BTreeMap<ScopeVariable, String> {
+        let mut checked = BTreeMap::new();
+        for (variable, path) in &self.variables {
+            match path.to_str().filter(|text| is_plain(text)) {
+                Some(text) => {
+                    checked.insert(*variable, text.to_owned());
+                }
+                None => {
+                    let message =
+                        format!("{path:?} is not an absolute path below the root with its links resolved");
+                    findings.error(PolicyError::unplaced(variable.as_str(), message));
+                }
+            }
+        }
+        checked
+    }
+
+    fn embedded(&self, registry: &Registry, dev: Option<&str>) -> Vec<(Source, RuleOrigin)> {
+        let source = |name, text| Source::new(name, None, text);
+        let operate = source("embedded policy", operate_policy(registry));
+        let dev = dev.map(|directory| source("--dev policy", dev_policy(directory, registry)));
+        [(operate, RuleOrigin::Operate)].into_iter().chain(dev.map(|dev| (dev, RuleOrigin::Dev))).collect()
+    }
+
+    fn capabilities(
+        &self,
+        registry: &Registry,
+        embedded: &[(Source, RuleOrigin)],
+        variables: &Arc<BTreeMap<ScopeVariable, String>>,
+        findings: &mut Findings,
+    ) -> Vec<CapabilityRules> {
+        let reader = CapabilityReader { users: self.users, own_uid: self.own_uid, platform: self.platform };
+        let files = self.documents.iter().map(|(source, format)| (source, *format, RuleOrigin::File));
+        let embedded = embedded.iter().map(|(source, origin)| (source, Format::Toml, *origin));
+        let mut trees = Vec::new();
+        for (source, format, origin) in embedded.chain(files) {
+            if let Some(root) = Node::parse(source, format, findings) {
+                trees.push((source, root, origin));
+            }
+        }
+        let mut named = NamedPeers::new();
+        for (source, root, _) in &trees {
+            reader.read_peers(source, root, &mut named, findings);
+        }
+        let mut capabilities: Vec<(Capability, RuleOrigin)> = Vec::new();
+        for (source, root, origin) in &trees {
+            let read = reader.read_file(source, root, &named, findings);
+            capabilities.extend(read.into_iter().map(|capability| (capability, *origin)));
+        }
+        refuse_duplicates(&capabilities, findings);
+        let provided = capabilities.iter().flat_map(|(c, _)| &c.provide).map(|plugin| plugin.name.clone());
+        let resolver = Resolver {
+            registry,
+            context: &ScopeContext::for_checking(variables),
+            instance: self.instance,
+            own_uid: self.own_uid,
+            provided: &provided.collect::<HashSet<_>>(),
+        };
+        let resolved = capabilities.into_iter().map(|(capability, origin)| {
+            let here = capability.here;
+            (resolver.resolve(capability, origin, findings), here)
+        });
+        // What is for another platform is checked all the same.
+        resolved.filter(|(_, here)| *here).map(|(rules, _)| rules).collect()
+    }
+}
+
+/// A file may be what `--dev` or `--print-policy` printed: only files are compared with each other.
+fn refuse_duplicates(capabilities: &[(Capability, RuleOrigin)], findings: &mut Findings) {
+    let mut seen: HashMap<&str, &Capability> = HashMap::new();
+    let written =
+        |(c, origin): &&(Capability, RuleOrigin)| *origin == RuleOrigin::File && !c.identifier.is_empty();
+    for (capability, _) in capabilities.iter().filter(written) {
+        if let Some(first) = seen.insert(&capability.identifier, capability) {
+            let message = format!(
+                "a second capability \"{}\"; the first is at {}",
+                capability.identifier, first.location
+            );
+            findings.error(capability.location.error(message));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! From what capabilities write to what the registry knows: rules that are ready to be compiled for a peer.
+//!
+//! Owns the checks that need both: unknown and pending permissions, scopes where none is looked at, scope values of
+//! the wrong form, denials that can't touch those who operate the daemon.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::capability::{Capability, WrittenPermission};
+use super::peer::Matcher;
+use super::permission::{Part, Registry, Resolved};
+use super::scope::{GrantScope, ScopeContext, ScopeRole, ScopeVariable};
+use super::source::{Findings, Location, nearest};
+
+/// A capability whose permissions are resolved.
+#[derive(Debug)]
+pub(crate) struct CapabilityRules {
+    pub(crate) identifier: Arc<str>,
+    pub(crate) location: Location,
+    pub(crate) peers: Vec<Matcher>,
+    pub(crate) entries: Vec<EntryRules>,
+    pub(crate) provide: Vec<String>,
+    pub(crate) origin: RuleOrigin,
+}
+
+/// Who wrote a capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RuleOrigin {
+    /// An administrator.
+    File,
+    /// This program: root and the daemon's own uid operate it, whatever the files say.
+    Operate,
+    /// This program, under `--dev`.
+    Dev,
+}
+
+/// One entry of `permissions`: what it resolves to, and its scope as every command without a shipped scope has it.
+#[derive(Debug)]
+pub(crate) struct EntryRules {
+    pub(crate) resolved: Arc<Resolved>,
+    pub(crate) scope: Arc<GrantScope>,
+}
+
+impl EntryRules {
+    /// The scope that this entry gives the commands of `part`: its own values and the shipped ones, except that an
+    /// `allow = []` that someone wrote stays "nothing", whatever is shipped.
+    pub(crate) fn scope_of(&self, part: &Part) -> Arc<GrantScope> {
+        if part.scope.is_absent() {
+            return Arc::clone(&self.scope);
+        }
+        let mut lists = self.scope.lists.clone();
+        lists.allow = match (lists.allow, part.scope.allow.clone()) {
+            (Some(own), _) if own.is_empty() => Some(own),
+            (Some(own), Some(shipped)) => Some([own, shipped].concat()),
+            (own, shipped) => own.or(shipped),
+        };
+        lists.deny.extend(part.scope.deny.iter().cloned());
+        Arc::new(GrantScope {
+            capability: Arc::clone(&self.scope.capability),
+            permission: Arc::clone(&self.scope.permission),
+            location: self.scope.location.clone(),
+            lists,
+        })
+    }
+}
+
+/// Whose home `$HOME` is: of some use to one user's daemon, a trap in the system's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Instance {
+    /// The daemon of one user.
+    #[default]
+    User,
+    /// The daemon of the machine.
+    System,
+}
+
+/// What stays the same for all capabilities of one policy.
+pub(crate) struct Resolver<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) context: &'a ScopeContext,
+    pub(crate) instance: Instance,
+    pub(crate) own_uid: u32,
+    /// Plugins that some capability lets a peer provide: permissions of these may be pending.
+    pub(crate) provided: &'a HashSet<String>,
+}
+
+impl Resolver<'_> {
+    pub(crate) fn resolve(
+        &self,
+        capability: Capability,
+        origin: RuleOrigin,
+        findings: &mut Findings,
+    ) -> CapabilityRules {
+        let identifier = capability.identifier;
+        let entries = capability.permissions.into_iter();
+        let entries: Vec<EntryRules> =
+            entries.filter_map(|entry| self.entry(&identifier, entry, findings)).collect();
+        if origin == RuleOrigin::File {
+            for entry in &entries {
+                self.warn_of_denials_without_effect(&capability.peers, entry, findings);
+            }
+        }
+        CapabilityRules {
+            identifier,
+            location: capability.location,
+            peers: capability.peers,
+            entries,
+            provide: capability.provide.into_iter().map(|plugin| plugin.name).collect(),
+            origin,
+        }
+    }
+
+    fn entry(
+        &self,
+        capability: &Arc<str>,
+        written: WrittenPermission,
+        findings: &mut Findings,
+    ) -> Option<EntryRules> {
+        let WrittenPermission { identifier, location, scope } = written;
+        let Some(resolved) = self.registry.resolved(identifier.as_str()) else {
+            let plugin = identifier.plugin().unwrap_or("");
+            if !self.registry.has_plugin(plugin) && self.provided.contains(plugin) {
+                findings.warn(location.error(format!(
+                    "\"{identifier}\" is pending: it grants nothing until a peer provides \"{plugin}\""
+                )));
+            } else {
+                let error = location.error(format!("unknown permission \"{identifier}\""));
+                findings.error(match nearest(identifier.as_str(), self.registry.permissions()) {
+                    Some(near) => error.with_help(format!("did you mean \"{near}\"?")),
+                    None if !self.registry.has_plugin(plugin) && !plugin.is_empty() => {
+                        error.with_help(format!("no plugin \"{plugin}\" is here"))
+                    }
+                    None => error,
+                });
+            }
+            return None;
+        };
+        let entry = EntryRules {
+            resolved: Arc::clone(resolved),
+            scope: Arc::new(GrantScope {
+                capability: Arc::clone(capability),
+                permission: identifier.as_str().into(),
+                location,
+                lists: scope,
+            }),
+        };
+        self.check_scope(&entry, findings);
+        Some(entry)
+    }
+
+    fn check_scope(&self, entry: &EntryRules, findings: &mut Findings) {
+        let GrantScope { lists, location, permission, .. } = &*entry.scope;
+        if lists.is_absent() {
+            return;
+        }
+        let parts = || entry.resolved.parts.iter();
+        let looks = |part: &&Arc<Part>| {
+            part.is_scope_only() || part.allow.iter().any(|command| self.registry.is_scoped(command.as_str()))
+        };
+        if !parts().any(|part| looks(&part)) {
+            let only_denies = parts().any(|p| !p.deny.is_empty()) && parts().all(|p| p.allow.is_empty());
+            let message = if only_denies {
+                format!("\"{permission}\" denies whole commands; a scope would change nothing")
+            } else {
+                format!("no command of \"{permission}\" looks at a scope")
+            };
+            findings.error(location.error(message));
+            return;
+        }
+        let mut plugins: Vec<_> = parts().filter(looks).map(|part| part.identifier.plugin()).collect();
+        plugins.sort_unstable();
+        plugins.dedup();
+        let allow = lists.allow.iter().flatten().map(|item| (item, ScopeRole::Allow));
+        for (item, role) in allow.chain(lists.deny.iter().map(|item| (item, ScopeRole::Deny))) {
+            let place = item.location().unwrap_or(location);
+            let checked = plugins
+                .iter()
+                .try_for_each(|plugin| self.registry.check_scope(*plugin, item.value(), role, self.context));
+            match checked {
+                Err(error) => {
+                    let located = place.error(error.message());
+                    findings.error(match error.help() {
+                        Some(help) => located.with_help(help),
+                        None => located,
+                    });
+                }
+                Ok(()) if self.instance == Instance::System && uses_home(item.value()) => findings.warn(
+                    place
+                        .error("$HOME is the daemon's own home, and this daemon serves the whole machine")
+                        .with_help("$PEER_HOME is the caller's"),
+                ),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Those who operate the daemon can't be locked out; say so where someone tries.
+    fn warn_of_denials_without_effect(&self, peers: &[Matcher], entry: &EntryRules, findings: &mut Findings) {
+        let operators =
+            peers.iter().any(|m| m.uid().map_or(m.gids().is_empty(), |u| u == 0 || u == self.own_uid));
+        let Some(operate) = self.registry.resolved(super::permission::OPERATE).filter(|_| operators) else {
+            return;
+        };
+        let denied = entry.resolved.parts.iter().flat_map(|part| &part.deny);
+        let kept = denied.filter(|command| operate.parts.iter().any(|part| part.allow.contains(command)));
+        if let Some(command) = kept.min() {
+            let GrantScope { location, permission, .. } = &*entry.scope;
+            findings.warn(location.error(format!(
+                "\"{permission}\" has no effect on \"{command}\" for root and the daemon's own uid: they are never locked out"
+            )));
+        }
+    }
+}
+
+fn uses_home(value: &serde_json::Value) -> bool {
+    let text = value.as_str().or_else(|| value.get("path").and_then(serde_json::Value::as_str));
+    let name = text.and_then(|text| text.strip_prefix('$')).and_then(|rest| rest.split('/').next());
+    name.and_then(ScopeVariable::parse) == Some(ScopeVariable::Home)
+}

@@ -1,0 +1,216 @@
+//! Which arguments a grant allows.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{ana, bob, compiled, lines, plugin};
+use crate::authority::{
+    CompiledPolicy, Format, Grant, InputError, Instance, PathScope, PeerFacts, Policy, ScopeContext,
+    ScopeDefault, ScopeDenial, ScopeError, ScopeKind, ScopeObject, ScopeRole, ScopeVariable, ScopeVerdict,
+    Source, Verdict,
+};
+
+/// Whether the peer may call fs.read_file with `path`.
+fn reads(policy: &CompiledPolicy, facts: &PeerFacts, path: &str) -> bool {
+    let grants = policy.snapshot.peer(facts);
+    match grants.authorize("fs.read_file") {
+        Verdict::Allow(grant) => grant.check::<PathScope>(Path::new(path)).is_allowed(),
+        Verdict::Deny(_) => false,
+    }
+}
+
+fn reading(entries: &str) -> CompiledPolicy {
+    compiled(&format!("identifier = 'c'\npeers = ['everyone']\npermissions = [{entries}]"))
+}
+
+#[test]
+fn a_scope_has_three_states() {
+    // Absent: the plugin's default, which for fs is nothing.
+    assert!(!reads(&reading("'fs:allow-read-file'"), &ana(), "/a"));
+    assert!(!reads(&reading("{ identifier = 'fs:allow-read-file', allow = [] }"), &ana(), "/a"));
+    let list = reading("{ identifier = 'fs:allow-read-file', allow = ['/a', '/b'] }");
+    assert!(reads(&list, &ana(), "/a") && reads(&list, &ana(), "/b") && !reads(&list, &ana(), "/c"));
+    // The default where it is everything: absent allows, empty does not.
+    for (entry, allowed) in [
+        ("'allow-fetch'", true),
+        ("{ identifier = 'allow-fetch', allow = [] }", false),
+        ("{ identifier = 'allow-fetch', allow = ['x'] }", false),
+    ] {
+        let policy = reading(entry);
+        let grants = policy.snapshot.peer(&ana());
+        let Verdict::Allow(grant) = grants.authorize("fetch") else { panic!("fetch is granted") };
+        assert_eq!(grant.check::<Exactly>("y").is_allowed(), allowed, "{entry}");
+    }
+}
+
+#[test]
+fn the_declared_default_may_be_a_list() {
+    let manifest = plugin("p")
+        .scoped_command("x")
+        .scope(ScopeKind::Path, ScopeDefault::Items(vec!["$PEER_HOME/**".into()]));
+    let text = "identifier = 'c'\npeers = ['everyone']\npermissions = ['p:allow-x']";
+    let policy = Policy::new(5, &super::Users)
+        .manifest(manifest)
+        .document(Source::new("t.toml", None, text), Format::Toml)
+        .compile()
+        .unwrap();
+    let grants = policy.snapshot.peer(&ana());
+    let Verdict::Allow(grant) = grants.authorize("p.x") else { panic!("p.x is granted") };
+    assert!(grant.check::<PathScope>(Path::new("/home/ana/a")).is_allowed());
+    assert!(!grant.check::<PathScope>(Path::new("/home/bob/a")).is_allowed());
+}
+
+#[test]
+fn grants_do_not_narrow_one_another() {
+    let policy = reading(
+        "{ identifier = 'fs:allow-read-file', allow = ['/a/**'] }, { identifier = 'fs:default', allow = ['/b/**'] }, \
+         { identifier = 'fs:read', allow = [] }, 'fs:allow-read-file'",
+    );
+    assert!(
+        reads(&policy, &ana(), "/a/x") && reads(&policy, &ana(), "/b/x") && !reads(&policy, &ana(), "/c/x")
+    );
+}
+
+#[test]
+fn a_deny_value_holds_against_every_grant_of_its_peers_and_no_other() {
+    let policy = compiled(
+        "[[capabilities]]\nidentifier = 'all'\npeers = ['everyone']\n\
+         permissions = [{ identifier = 'fs:allow-read-file', allow = [{ path = '/a/**', dotfiles = true }] }]\n\
+         [[capabilities]]\nidentifier = 'bob'\npeers = ['user:bob']\n\
+         permissions = [{ identifier = 'fs:allow-read-file', allow = ['/b/**'], deny = ['/a/private/**'] }]\n",
+    );
+    assert!(reads(&policy, &ana(), "/a/private/x"));
+    assert!(reads(&policy, &bob(), "/a/x") && reads(&policy, &bob(), "/b/x"));
+    assert!(!reads(&policy, &bob(), "/a/private/x"));
+    // Denied below a denied folder is denied, hidden or not.
+    assert!(reads(&policy, &bob(), "/a/.x") && !reads(&policy, &bob(), "/a/private/.x"));
+}
+
+#[test]
+fn a_permission_ships_scopes_that_an_entry_extends_but_never_reopens() {
+    let shipped = reading("'fs:read-public'");
+    assert!(reads(&shipped, &ana(), "/srv/public/x") && !reads(&shipped, &ana(), "/srv/public/draft"));
+    let more = reading("{ identifier = 'fs:read-public', allow = ['/more/*'], deny = ['/srv/public/y'] }");
+    for (path, allowed) in
+        [("/srv/public/x", true), ("/more/x", true), ("/srv/public/draft", false), ("/srv/public/y", false)]
+    {
+        assert_eq!(reads(&more, &ana(), path), allowed, "{path}");
+    }
+    let nothing = reading("{ identifier = 'fs:read-public', allow = [] }");
+    assert!(!reads(&nothing, &ana(), "/srv/public/x"));
+}
+
+#[test]
+fn a_scope_without_commands_adds_to_its_plugin_for_its_peers() {
+    let alone = reading("{ identifier = 'fs:scope', allow = ['/a/**'] }");
+    assert!(!reads(&alone, &ana(), "/a/x"), "a scope alone grants no command");
+    let both =
+        reading("{ identifier = 'fs:scope', allow = ['/a/**'] }, 'fs:allow-read-file', 'fs:hide-keys'");
+    assert!(reads(&both, &ana(), "/a/x") && !reads(&both, &ana(), "/b"));
+    assert!(!reads(&both, &ana(), "/a/x.key") && !reads(&both, &ana(), "/a/.ssh/id.key"));
+    let per_peer = compiled(
+        "[[capabilities]]\nidentifier = 'all'\npeers = ['everyone']\npermissions = ['fs:allow-read-file']\n\
+         [[capabilities]]\nidentifier = 'bob'\npeers = ['user:bob']\n\
+         permissions = [{ identifier = 'fs:scope', allow = ['/a/**'] }]\n",
+    );
+    assert!(reads(&per_peer, &bob(), "/a/x") && !reads(&per_peer, &ana(), "/a/x"));
+    assert_eq!(per_peer.snapshot.peer(&bob()).global_scopes("fs").len(), 1);
+}
+
+#[test]
+fn the_peers_home_is_the_peers() {
+    let policy = reading(
+        "{ identifier = 'fs:allow-read-file', allow = ['$PEER_HOME/**', '/srv/**'], deny = ['$PEER_HOME/private/**'] }",
+    );
+    assert!(reads(&policy, &ana(), "/home/ana/x") && !reads(&policy, &ana(), "/home/bob/x"));
+    assert!(reads(&policy, &bob(), "/home/bob/x") && !reads(&policy, &bob(), "/home/bob/private/x"));
+    // Of a peer whose home is not known, nobody can say what the deny value means: it denies.
+    let homeless = PeerFacts::new(1000, 1000, []);
+    assert!(!reads(&policy, &homeless, "/home/ana/x") && !reads(&policy, &homeless, "/srv/x"));
+    let grants = policy.snapshot.peer(&homeless);
+    let Verdict::Allow(grant) = grants.authorize("fs.read_file") else { panic!("granted") };
+    let ScopeVerdict::Denied(ScopeDenial::DeniedBy { invalid: Some(error), .. }) =
+        grant.check::<PathScope>(Path::new("/srv/x"))
+    else {
+        panic!("denied by a value that has no meaning")
+    };
+    assert_eq!(error.message(), "$PEER_HOME is not known for this peer");
+    let mut rooted = ana();
+    rooted.home = Some("/".into());
+    assert!(!reads(&policy, &rooted, "/etc/shadow"), "a home of `/` is no home");
+}
+
+#[test]
+fn an_input_that_is_not_resolved_is_denied_under_every_scope() {
+    let policy =
+        reading("{ identifier = 'fs:allow-read-file', allow = [{ path = '/**', dotfiles = true }] }");
+    assert!(reads(&policy, &ana(), "/a/b"));
+    for path in ["/a/../b", "a", "/a/./b", "/a\0", ""] {
+        assert!(!reads(&policy, &ana(), path), "{path:?}");
+    }
+}
+
+#[test]
+fn the_daemons_own_home_is_a_trap_in_the_systems_daemon() {
+    let text = "identifier = 'c'\npeers = ['user:ana']\npermissions = [\n  { identifier = 'fs:allow-read-file', \
+                allow = ['$HOME/x', { path = '$HOME' }, '$PEER_HOME/y'] },\n]";
+    let warnings = |instance| {
+        let policy = super::policy().instance(instance).variable(ScopeVariable::Home, "/var/lib/invoked");
+        lines(&policy.document(Source::new("t.toml", None, text), Format::Toml).compile().unwrap().warnings)
+    };
+    assert_eq!(warnings(Instance::User), "");
+    let message = "$HOME is the daemon's own home, and this daemon serves the whole machine; $PEER_HOME is the caller's";
+    assert_eq!(warnings(Instance::System), format!("t.toml:4:49: {message}\nt.toml:4:60: {message}\n"));
+}
+
+/// A scope type of an application: matches equal text, and denies what it can't read.
+struct Exactly(String);
+
+impl ScopeObject for Exactly {
+    type Input = str;
+
+    fn parse(value: &Value, _: ScopeRole, _: &ScopeContext) -> Result<Self, ScopeError> {
+        value
+            .as_str()
+            .map(|text| Exactly(text.to_owned()))
+            .ok_or_else(|| ScopeError::new("a string is wanted"))
+    }
+
+    fn admit(input: &str) -> Result<(), InputError> {
+        if input.is_empty() { Err(InputError("is empty")) } else { Ok(()) }
+    }
+
+    fn matches(&self, input: &str) -> bool {
+        self.0 == input
+    }
+}
+
+fn check_exactly(grant: &Grant, input: &str) -> bool {
+    grant.check::<Exactly>(input).is_allowed()
+}
+
+#[test]
+fn an_application_brings_its_own_scope_type() {
+    let policy = reading("{ identifier = 'allow-fetch', allow = ['a', 'b', 7], deny = ['b'] }");
+    let grants = policy.snapshot.peer(&ana());
+    let Verdict::Allow(grant) = grants.authorize("fetch") else { panic!("granted") };
+    for (input, allowed) in [("a", true), ("b", false), ("7", false), ("", false)] {
+        assert_eq!(check_exactly(grant, input), allowed, "{input:?}");
+        // Of another type, the values are read again, by the same rules.
+        assert!(!grant.check::<PathScope>(Path::new("/a")).is_allowed());
+    }
+    let policy = reading("'allow-fetch', { identifier = 'allow-fetch', deny = [7] }");
+    let grants = policy.snapshot.peer(&ana());
+    let Verdict::Allow(grant) = grants.authorize("fetch") else { panic!("granted") };
+    assert!(!check_exactly(grant, "a"), "a deny value that can't be read denies everything");
+}
+
+#[test]
+fn a_command_that_looks_at_no_scope_has_none() {
+    let policy = reading("{ identifier = 'fs:default', allow = ['/a'] }");
+    let grants = policy.snapshot.peer(&ana());
+    let Verdict::Allow(grant) = grants.authorize("fs.flush") else { panic!("granted") };
+    assert!(grant.check::<PathScope>(Path::new("/b")).is_allowed());
+    assert!(!grant.is_scoped());
+}

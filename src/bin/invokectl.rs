@@ -1,0 +1,3 @@
+//! The tool of whoever operates or tries a daemon.
+
+fn main() {}

@@ -1,0 +1,501 @@
+//! The life of a call: received, authorized, run, answered once.
+//!
+//! A call has two legs. The caller's ends with one RESULT or ERROR. The callee's ends when the handler does. Cancel,
+//! deadline and loss of the caller end the first at once; what the call was charged stays until the second ends, so
+//! that opening and cancelling gains nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use invoked_proto::Text;
+use invoked_proto::body::{Assembly, Message, inline_len};
+use invoked_proto::connection::More;
+use invoked_proto::metadata::{Call, Failure, HeaderField};
+use invoked_proto::registry::{Delivery, ErrorCode};
+
+use super::output::{Observed, Output, Place, Run};
+use super::quota::{Charge, Resource};
+use super::{Broker, PeerState};
+use crate::authority::{Grant, Verdict};
+use crate::commands::RegisteredCommand;
+use crate::ipc::{CallError, Execution, Fault, Outcome, PeerId, Response, WireCall};
+
+/// Largest request that an inline command runs in place for, in bytes: parsing it costs less than a hop to the pool.
+const INLINE_MAX: usize = 16 * 1024;
+
+/// Names a call while the daemon runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct CallId {
+    slot: u32,
+    generation: u32,
+}
+
+/// A call that holds a slot.
+#[derive(Debug)]
+struct CallState {
+    /// The caller and its stream, until it is answered.
+    caller: Option<(PeerId, u64)>,
+    command: Arc<RegisteredCommand>,
+    phase: Phase,
+    deadline: Option<Instant>,
+    started: Instant,
+    _slot: Charge,
+    /// The memory of its message.
+    memory: Option<Charge>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Bytes of its message are missing.
+    Receiving(Box<Receiving>),
+    /// The handler has it.
+    Running,
+}
+
+#[derive(Debug)]
+struct Receiving {
+    assembly: Assembly,
+    admitted: Admitted,
+}
+
+/// A call that was authorized, without its message.
+#[derive(Debug)]
+struct Admitted {
+    command: Arc<RegisteredCommand>,
+    grant: Arc<Grant>,
+    headers: Vec<HeaderField>,
+    deadline: Option<Instant>,
+}
+
+/// Calls by slot; a slot is used again under another generation.
+#[derive(Debug, Default)]
+pub(crate) struct CallTable {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    call: Option<CallState>,
+}
+
+impl CallTable {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The commands of the calls that `ids` name.
+    pub(super) fn commands_of(
+        &self,
+        ids: impl Iterator<Item = CallId>,
+    ) -> impl Iterator<Item = (CallId, &Arc<RegisteredCommand>)> {
+        ids.filter_map(|id| {
+            let slot = self.slots.get(id.slot as usize)?;
+            Some((id, &slot.call.as_ref().filter(|_| slot.generation == id.generation)?.command))
+        })
+    }
+
+    fn insert(&mut self, call: CallState) -> CallId {
+        self.len += 1;
+        if let Some(slot) = self.free.pop() {
+            let entry = &mut self.slots[slot as usize];
+            entry.call = Some(call);
+            return CallId { slot, generation: entry.generation };
+        }
+        let slot = u32::try_from(self.slots.len()).expect("quotas keep calls far below 2^32");
+        self.slots.push(Slot { generation: 0, call: Some(call) });
+        CallId { slot, generation: 0 }
+    }
+
+    fn find(&mut self, id: CallId) -> Option<&mut CallState> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation == id.generation { slot.call.as_mut() } else { None }
+    }
+
+    fn remove(&mut self, id: CallId) -> Option<CallState> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        let call = slot.call.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(id.slot);
+        self.len -= 1;
+        Some(call)
+    }
+}
+
+/// How a call ended at its caller.
+enum Ending {
+    Reply(Response),
+    Fail(ErrorCode, Failure, Message),
+}
+
+impl Ending {
+    fn framework(code: ErrorCode, message: &str, delivery: Delivery) -> Self {
+        Ending::Fail(code, Failure::framework(code, message, delivery), Message::default())
+    }
+
+    fn of(outcome: Outcome) -> Self {
+        match outcome {
+            Ok(response) => Ending::Reply(response),
+            Err(CallError::Application(error)) => {
+                let failure = Failure::framework(ErrorCode::Application, "", Delivery::Completed);
+                Ending::Fail(ErrorCode::Application, failure, error.into_message())
+            }
+            Err(CallError::Framework(fault)) => {
+                let delivery = delivery_of(fault.code);
+                let mut failure = Failure::framework(fault.code, &fault.message, delivery);
+                failure.decision = fault.decision.as_deref().map(Text::from);
+                Ending::Fail(fault.code, failure, Message::default())
+            }
+        }
+    }
+}
+
+/// What a handler's fault says of delivery: arguments are refused before the command's own code runs.
+fn delivery_of(code: ErrorCode) -> Delivery {
+    match code {
+        ErrorCode::InvalidArgument | ErrorCode::ResourceExhausted => Delivery::NotDelivered,
+        ErrorCode::Cancelled | ErrorCode::DeadlineExceeded | ErrorCode::Internal => Delivery::Delivered,
+        _ => Delivery::Completed,
+    }
+}
+
+impl Broker {
+    /// A peer called. The first fragment of its message is `payload`.
+    pub(crate) fn handle_call(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        stream: u64,
+        call: Call,
+        payload: Bytes,
+        more: More,
+    ) {
+        self.stats.calls += 1;
+        let command = call.command.clone();
+        match self.admit(now, peer, call, payload) {
+            Ok((admitted, assembly, slot, memory)) => {
+                let state = CallState {
+                    caller: Some((peer, stream)),
+                    command: Arc::clone(&admitted.command),
+                    deadline: admitted.deadline,
+                    phase: Phase::Running,
+                    started: now,
+                    _slot: slot,
+                    memory,
+                };
+                let id = self.calls.insert(state);
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.calls.insert(stream, id);
+                }
+                match more {
+                    More::Whole => self.dispatch(now, id, admitted, assembly),
+                    More::Follows => self.receive(id, admitted, assembly),
+                }
+            }
+            Err(ending) => {
+                tracing::trace!(%peer, command = command.as_str(), "call refused");
+                self.answer(peer, stream, ending);
+            }
+        }
+    }
+
+    /// More bytes of a call's message came.
+    pub(crate) fn handle_continuation(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        stream: u64,
+        fragment: &[u8],
+        more: More,
+    ) {
+        let Some(&id) = self.peers.get(&peer).and_then(|state| state.calls.get(&stream)) else { return };
+        let Some(call) = self.calls.find(id) else { return };
+        let Phase::Receiving(receiving) = &mut call.phase else { return };
+        if receiving.assembly.push(fragment).is_err() {
+            // The connection checks lengths before it gives an event; this is a second lock on the same door.
+            return self.end(
+                now,
+                id,
+                Ending::framework(ErrorCode::Protocol, "message too long", Delivery::NotDelivered),
+            );
+        }
+        if more == More::Whole
+            && let Phase::Receiving(receiving) = std::mem::replace(&mut call.phase, Phase::Running)
+        {
+            let Receiving { assembly, admitted } = *receiving;
+            self.dispatch(now, id, admitted, assembly);
+        }
+    }
+
+    /// The caller no longer wants its call.
+    pub(crate) fn handle_cancel(&mut self, now: Instant, peer: PeerId, stream: u64) {
+        if let Some(&id) = self.peers.get(&peer).and_then(|state| state.calls.get(&stream)) {
+            self.abandon(now, id, ErrorCode::Cancelled, "the caller cancelled");
+        }
+    }
+
+    /// A handler ended, or could not be started. Only the first completion of a call counts.
+    pub(crate) fn handle_completion(&mut self, now: Instant, id: CallId, outcome: Outcome) {
+        let Some(call) = self.calls.find(id) else { return };
+        if call.caller.is_none() {
+            self.stats.late_completions += 1;
+            self.drop_call(id);
+            return;
+        }
+        self.end(now, id, Ending::of(outcome));
+    }
+
+    /// Ends what is past its deadline.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(at, id)) = self.deadlines.first() {
+            if at > now {
+                break;
+            }
+            self.deadlines.remove(&(at, id));
+            self.abandon(now, id, ErrorCode::DeadlineExceeded, "the deadline passed");
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Ends all calls of a peer that is gone.
+    pub(super) fn abandon_all(&mut self, now: Instant, state: PeerState) {
+        for id in state.calls.into_values() {
+            // Nobody is there to be answered; the handlers are told, and charged until they end.
+            self.stats.abandoned += 1;
+            self.release_caller(now, id, Some(ErrorCode::Unavailable), 0);
+            self.let_go(id);
+        }
+    }
+
+    /// Ends the calls of `peer` whose grant is not in force any more.
+    pub(super) fn revoke(&mut self, now: Instant, revoked: Vec<CallId>) {
+        for id in revoked {
+            self.abandon(now, id, ErrorCode::Revoked, "a change of the policy took the grant away");
+        }
+    }
+
+    /// Everything that must hold before a byte of the message is kept.
+    fn admit(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        call: Call,
+        payload: Bytes,
+    ) -> Result<(Admitted, Assembly, Charge, Option<Charge>), Ending> {
+        let not_delivered = |code, text: &str| Ending::framework(code, text, Delivery::NotDelivered);
+        let Some(state) = self.peers.get(&peer) else {
+            return Err(not_delivered(ErrorCode::Unavailable, "the connection is going away"));
+        };
+        let Some(slot) = state.account.charge(Resource::Calls, 1) else {
+            return Err(not_delivered(
+                ErrorCode::ResourceExhausted,
+                "too many calls of this uid are in flight",
+            ));
+        };
+        let (grant, command) = match self.authorize(peer, &call.command) {
+            Ok(found) => found,
+            Err(ending) => return Err(ending),
+        };
+        let deadline = match call.deadline_us {
+            Some(0) => return Err(not_delivered(ErrorCode::DeadlineExceeded, "the deadline had passed")),
+            None | Some(u64::MAX) => Some(now + self.settings.default_deadline),
+            // A deadline beyond what the clock can count is none.
+            Some(us) => now.checked_add(Duration::from_micros(us)),
+        };
+        let total = inline_len(&call.parts).unwrap_or(u64::MAX);
+        let state = self.peers.get(&peer).expect("looked up above");
+        let memory = match total {
+            0 => None,
+            total => Some(state.account.charge(Resource::MessageBytes, total).ok_or_else(|| {
+                not_delivered(ErrorCode::ResourceExhausted, "too many bytes of this uid's messages are held")
+            })?),
+        };
+        self.stats.bytes_in += total;
+        let assembly = Assembly::begin(call.parts, payload)
+            .map_err(|error| not_delivered(error.wire_code(), &error.to_string()))?;
+        Ok((Admitted { command, grant, headers: call.headers, deadline }, assembly, slot, memory))
+    }
+
+    fn authorize(
+        &mut self,
+        peer: PeerId,
+        name: &Text,
+    ) -> Result<(Arc<Grant>, Arc<RegisteredCommand>), Ending> {
+        let state = self.peers.get(&peer).expect("checked by admit");
+        if let Verdict::Allow(grant) = state.grants.authorize(name)
+            && let Some(command) = self.commands.find(name)
+        {
+            return Ok((Arc::clone(grant), command));
+        }
+        self.stats.denied += 1;
+        let refused = state.refused(&self.policy, name);
+        let (peer, explanation) = (Arc::clone(&state.peer), refused.explanation);
+        let denied = Observed::Denied { peer, command: name.detach(), explanation };
+        self.outputs.push_back(Output::Observed(denied));
+        Err(Ending::framework(refused.code, &refused.message, Delivery::NotDelivered))
+    }
+
+    fn receive(&mut self, id: CallId, admitted: Admitted, assembly: Assembly) {
+        let Some(call) = self.calls.find(id) else { return };
+        if let Some(at) = call.deadline {
+            self.deadlines.insert((at, id));
+        }
+        call.phase = Phase::Receiving(Box::new(Receiving { assembly, admitted }));
+    }
+
+    fn dispatch(&mut self, now: Instant, id: CallId, admitted: Admitted, assembly: Assembly) {
+        let message = match assembly.finish() {
+            Ok(message) => message,
+            Err(error) => {
+                let ending = Ending::framework(error.wire_code(), &error.to_string(), Delivery::NotDelivered);
+                return self.end(now, id, ending);
+            }
+        };
+        let Some(call) = self.calls.find(id) else { return };
+        let Some((peer, _)) = call.caller else { return };
+        let Some(state) = self.peers.get(&peer) else { return };
+        let place = place(&admitted.command, message.len());
+        // What outlives this wake-up must not keep the loop's read buffer for a few bytes.
+        let message =
+            if place == Place::Inline { message } else { message.detach(self.settings.read_buffer) };
+        if self.watchers > 0 {
+            self.outputs.push_back(Output::Observed(Observed::Started {
+                call: id,
+                peer: Arc::clone(&state.peer),
+                command: admitted.command.name().into(),
+                bytes: message.len(),
+                received_in: now.duration_since(call.started),
+            }));
+        }
+        if place != Place::Inline
+            && let Some(at) = call.deadline
+        {
+            self.deadlines.insert((at, id));
+        }
+        let wire = WireCall {
+            command: admitted.command.text(),
+            headers: admitted.headers,
+            message,
+            peer: Arc::clone(&state.peer),
+            grant: admitted.grant,
+            deadline: admitted.deadline,
+        };
+        self.outputs.push_back(Output::Run(Run { call: id, place, command: admitted.command, wire }));
+    }
+
+    /// Ends the caller's leg at once; the callee's goes on until its handler ends.
+    fn abandon(&mut self, now: Instant, id: CallId, code: ErrorCode, text: &str) {
+        let Some(call) = self.calls.find(id) else { return };
+        let Some((peer, stream)) = call.caller else { return };
+        self.stats.abandoned += 1;
+        let delivery = match call.phase {
+            Phase::Receiving(_) => Delivery::NotDelivered,
+            Phase::Running => Delivery::Delivered,
+        };
+        self.release_caller(now, id, Some(code), 0);
+        self.answer(peer, stream, Ending::framework(code, text, delivery));
+        self.let_go(id);
+    }
+
+    /// Tells the handler of a call without a caller; one that has no handler yet is dropped.
+    fn let_go(&mut self, id: CallId) {
+        match self.calls.find(id).map(|call| &call.phase) {
+            Some(Phase::Running) => self.outputs.push_back(Output::CancelHandler(id)),
+            Some(Phase::Receiving(_)) => self.drop_call(id),
+            None => {}
+        }
+    }
+
+    /// Ends both legs.
+    fn end(&mut self, now: Instant, id: CallId, ending: Ending) {
+        let caller = self.calls.find(id).and_then(|call| call.caller);
+        let (code, bytes) = match &ending {
+            Ending::Reply(response) => (None, response.message.len()),
+            Ending::Fail(code, _, message) => (Some(*code), message.len()),
+        };
+        self.release_caller(now, id, code, bytes);
+        self.drop_call(id);
+        if let Some((peer, stream)) = caller {
+            self.answer(peer, stream, ending);
+        }
+    }
+
+    fn release_caller(&mut self, now: Instant, id: CallId, code: Option<ErrorCode>, bytes: usize) {
+        let Some(call) = self.calls.find(id) else { return };
+        let took = now.duration_since(call.started);
+        let deadline = call.deadline.take();
+        if let Some((peer, stream)) = call.caller.take()
+            && let Some(state) = self.peers.get_mut(&peer)
+        {
+            state.calls.remove(&stream);
+        }
+        if let Some(at) = deadline {
+            self.deadlines.remove(&(at, id));
+        }
+        if self.watchers > 0 {
+            self.outputs.push_back(Output::Observed(Observed::Ended { call: id, code, bytes, took }));
+        }
+    }
+
+    fn drop_call(&mut self, id: CallId) {
+        if let Some(call) = self.calls.remove(id) {
+            drop(call.memory);
+        }
+    }
+
+    /// The one place from which a caller is answered.
+    fn answer(&mut self, peer: PeerId, stream: u64, ending: Ending) {
+        let ending = self.bound_reply(peer, ending);
+        match ending {
+            Ending::Reply(Response { headers, message }) => {
+                self.stats.replies += 1;
+                self.stats.bytes_out += message.len() as u64;
+                self.outputs.push_back(Output::Reply { peer, stream, headers, message });
+            }
+            Ending::Fail(code, failure, message) => {
+                self.stats.count_error(code);
+                self.stats.bytes_out += message.len() as u64;
+                self.outputs.push_back(Output::Fail { peer, stream, code, failure, message });
+            }
+        }
+    }
+
+    /// A reply that would pass what the uid may leave unread becomes an error; its bytes are gone.
+    fn bound_reply(&self, peer: PeerId, ending: Ending) -> Ending {
+        let (Ending::Reply(Response { message, .. }) | Ending::Fail(_, _, message)) = &ending;
+        let len = message.len() as u64;
+        // Small ones are bounded by not reading a peer that is behind.
+        let small = len <= invoked_proto::registry::limits::FRAGMENT as u64;
+        let Some(state) = self.peers.get(&peer) else { return ending };
+        if small || state.account.has_room(Resource::ReplyBytes, len) {
+            return ending;
+        }
+        let text = "too many bytes of replies wait for this uid to read them";
+        Ending::framework(ErrorCode::ResourceExhausted, text, Delivery::Completed)
+    }
+}
+
+fn place(command: &RegisteredCommand, len: usize) -> Place {
+    match command.execution() {
+        Execution::Inline(_) if len <= INLINE_MAX && !command.is_demoted() => Place::Inline,
+        Execution::InlineAsync(_) if len <= INLINE_MAX && !command.is_demoted() => Place::InlineAsync,
+        Execution::Inline(_) | Execution::Blocking(_) | Execution::Deferred(_) => Place::Pool,
+        Execution::Async(_) | Execution::InlineAsync(_) => Place::Workers,
+    }
+}
+
+impl From<Fault> for Ending {
+    fn from(fault: Fault) -> Self {
+        Ending::of(Err(CallError::Framework(fault)))
+    }
+}

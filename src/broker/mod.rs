@@ -1,0 +1,268 @@
+//! The whole bus as a state machine: peers, calls, quotas, deadlines.
+//!
+//! Events go in by `handle_*`, what is to be done comes out of [`Broker::poll_output`], and the time is an argument. The
+//! broker does no I/O, reads no clock and starts nothing; so a daemon with any number of peers runs in one thread
+//! inside a unit test.
+
+mod calls;
+mod output;
+mod quota;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use invoked_proto::Text;
+use invoked_proto::metadata::{Extensions, Hello, Welcome};
+use invoked_proto::registry::{ErrorCode, LIMITS, limits};
+use serde_json::Value;
+
+pub(crate) use calls::CallId;
+use calls::CallTable;
+pub(crate) use output::{Observed, Output, Place, Run};
+use quota::{Account, Charge, Ledger, Resource};
+pub(crate) use quota::{Bound, Bounds};
+pub(crate) use stats::Stats;
+
+use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, RefusalCode, ScopeDenial, Verdict};
+use crate::commands::CommandTable;
+use crate::ipc::{Peer, PeerId};
+
+/// What the broker keeps to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BrokerSettings {
+    pub(crate) bounds: Bounds,
+    /// Of a call that names none.
+    pub(crate) default_deadline: Duration,
+    /// Size of the buffer that received bytes share.
+    pub(crate) read_buffer: usize,
+}
+
+impl Default for BrokerSettings {
+    fn default() -> Self {
+        BrokerSettings {
+            bounds: Bounds::default(),
+            default_deadline: Duration::from_millis(limits::DEFAULT_DEADLINE_MS),
+            read_buffer: 256 * 1024,
+        }
+    }
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    settings: BrokerSettings,
+    policy: Arc<PolicySnapshot>,
+    commands: Arc<CommandTable>,
+    peers: HashMap<PeerId, PeerState>,
+    next_peer: u64,
+    calls: CallTable,
+    deadlines: BTreeSet<(Instant, CallId)>,
+    ledger: Ledger,
+    outputs: VecDeque<Output>,
+    stats: Stats,
+    watchers: usize,
+}
+
+/// A connected peer.
+#[derive(Debug)]
+struct PeerState {
+    peer: Arc<Peer>,
+    facts: PeerFacts,
+    grants: Arc<PeerGrants>,
+    account: Rc<Account>,
+    _connection: Charge,
+    /// Bytes that wait for the peer to read them.
+    unread: Charge,
+    calls: HashMap<u64, CallId>,
+}
+
+impl Broker {
+    pub(crate) fn new(
+        settings: BrokerSettings,
+        policy: Arc<PolicySnapshot>,
+        commands: Arc<CommandTable>,
+    ) -> Self {
+        Broker {
+            settings,
+            policy,
+            commands,
+            peers: HashMap::new(),
+            next_peer: 1,
+            calls: CallTable::default(),
+            deadlines: BTreeSet::new(),
+            ledger: Ledger::new(settings.bounds),
+            outputs: VecDeque::new(),
+            stats: Stats::default(),
+            watchers: 0,
+        }
+    }
+
+    /// A process connected; `facts` are the kernel's word. `None` if the uid or all have too many connections.
+    pub(crate) fn handle_connection(&mut self, facts: PeerFacts) -> Option<PeerId> {
+        let account = self.ledger.account(facts.uid);
+        let Some(connection) = account.charge(Resource::Connections, 1) else {
+            self.stats.connections_refused += 1;
+            return None;
+        };
+        let unread = account.charge(Resource::ReplyBytes, 0)?;
+        let id = PeerId(self.next_peer);
+        self.next_peer += 1;
+        self.stats.connections += 1;
+        let peer = Arc::new(Peer {
+            id,
+            uid: facts.uid,
+            gid: facts.gid,
+            groups: facts.groups.clone(),
+            pid: facts.pid,
+            user: facts.user_name.clone(),
+            program: None,
+        });
+        let grants = self.policy.peer(&facts);
+        let state = PeerState {
+            peer,
+            facts,
+            grants,
+            account,
+            _connection: connection,
+            unread,
+            calls: HashMap::new(),
+        };
+        self.peers.insert(id, state);
+        Some(id)
+    }
+
+    /// The peer said who it is.
+    pub(crate) fn handle_hello(&mut self, id: PeerId, hello: &Hello) {
+        if hello.narrow.is_some() {
+            // Ignoring it would leave the peer with rights that it gave up.
+            let message = "this daemon can not narrow a peer yet".to_owned();
+            self.outputs.push_back(Output::Refuse { peer: id, code: ErrorCode::Unimplemented, message });
+            return;
+        }
+        let Some(state) = self.peers.get_mut(&id) else { return };
+        if !hello.name.is_empty() {
+            let mut peer = Peer::clone(&state.peer);
+            peer.program =
+                Some(format!("{} {}", hello.name.as_str(), hello.version.as_str()).trim().to_owned());
+            state.peer = Arc::new(peer);
+        }
+        let welcome = Welcome {
+            peer: id.0,
+            limits: LIMITS.iter().filter_map(|limit| Some((limit.id?, limit.value))).collect(),
+            catalogue: self.policy.revision(),
+            warnings: Vec::new(),
+            extensions: Extensions::none(),
+        };
+        self.outputs.push_back(Output::Welcome { peer: id, welcome });
+    }
+
+    /// The connection is gone.
+    pub(crate) fn handle_loss(&mut self, now: Instant, id: PeerId) {
+        if let Some(state) = self.peers.remove(&id) {
+            self.abandon_all(now, state);
+        }
+    }
+
+    /// `bytes` wait for the peer to read them.
+    pub(crate) fn note_unread(&mut self, id: PeerId, bytes: usize) {
+        if let Some(state) = self.peers.get_mut(&id) {
+            state.unread.settle(bytes as u64);
+        }
+    }
+
+    /// Another policy is in force from now on; what it no longer grants ends with `revoked`.
+    pub(crate) fn handle_policy(&mut self, now: Instant, policy: Arc<PolicySnapshot>) {
+        self.policy = policy;
+        let mut revoked = Vec::new();
+        for state in self.peers.values_mut() {
+            state.grants = self.policy.peer(&state.facts);
+        }
+        for state in self.peers.values() {
+            let calls = self.calls.commands_of(state.calls.values().copied());
+            revoked.extend(
+                calls.filter(|(_, command)| !is_allowed(&state.grants, command.name())).map(|(id, _)| id),
+            );
+        }
+        self.revoke(now, revoked);
+    }
+
+    /// The scopes of a grant refused an argument of a call of `id`.
+    pub(crate) fn note_scope_denial(
+        &mut self,
+        id: PeerId,
+        grant: &Grant,
+        denial: &ScopeDenial,
+        argument: &Value,
+    ) {
+        let Some(state) = self.peers.get(&id) else { return };
+        self.stats.denied += 1;
+        let explanation = self.policy.explain_scope(&state.facts, grant, denial, argument).to_string();
+        let (peer, command) = (Arc::clone(&state.peer), Text::from(grant.command().as_str()));
+        self.outputs.push_back(Output::Observed(Observed::Denied { peer, command, explanation }));
+    }
+
+    /// Takes no new calls; those that are open end.
+    pub(crate) fn drain(&mut self) {
+        let mut ids: Vec<_> = self.peers.keys().copied().collect();
+        ids.sort_unstable();
+        self.outputs.extend(ids.into_iter().map(Output::Drain));
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The policy in force.
+    pub(crate) fn policy(&self) -> &Arc<PolicySnapshot> {
+        &self.policy
+    }
+
+    /// The commands that the daemon hosts.
+    pub(crate) fn commands(&self) -> &Arc<CommandTable> {
+        &self.commands
+    }
+
+    /// Grants of a connected peer.
+    pub(crate) fn grants(&self, id: PeerId) -> Option<&Arc<PeerGrants>> {
+        self.peers.get(&id).map(|state| &state.grants)
+    }
+
+    /// Counters and gauges.
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = self.stats.clone();
+        stats.peers = self.peers.len();
+        stats.calls_in_flight = self.calls.len();
+        stats.message_bytes = self.ledger.total(Resource::MessageBytes);
+        stats.unread_bytes = self.ledger.total(Resource::ReplyBytes);
+        stats
+    }
+}
+
+/// What a refused peer is told, and what the operator's log says.
+struct RefusedCall {
+    code: ErrorCode,
+    message: String,
+    explanation: String,
+}
+
+impl PeerState {
+    fn refused(&self, policy: &PolicySnapshot, command: &str) -> RefusedCall {
+        let refusal = policy.refusal(&self.grants, command);
+        let code = match refusal.code {
+            RefusalCode::PermissionDenied => ErrorCode::PermissionDenied,
+            RefusalCode::NotFound => ErrorCode::NotFound,
+        };
+        let explanation = policy.explain(&self.facts, command, None).to_string();
+        RefusedCall { code, message: refusal.message, explanation }
+    }
+}
+
+fn is_allowed(grants: &PeerGrants, name: &str) -> bool {
+    matches!(grants.authorize(name), Verdict::Allow(_))
+}

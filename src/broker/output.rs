@@ -1,0 +1,130 @@
+//! What the broker wants done, and what it lets be observed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use invoked_proto::Text;
+use invoked_proto::body::Message;
+use invoked_proto::metadata::{Failure, HeaderField, Welcome};
+use invoked_proto::registry::ErrorCode;
+
+use super::calls::CallId;
+use crate::commands::RegisteredCommand;
+use crate::ipc::{Peer, PeerId, WireCall};
+
+/// Something to do, in order.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Answer the peer's HELLO.
+    Welcome {
+        /// The peer.
+        peer: PeerId,
+        /// The answer.
+        welcome: Welcome,
+    },
+    /// Turn the peer away.
+    Refuse {
+        /// The peer.
+        peer: PeerId,
+        /// Why.
+        code: ErrorCode,
+        /// Why, for people.
+        message: String,
+    },
+    /// Answer a call with its result.
+    Reply {
+        /// The caller.
+        peer: PeerId,
+        /// Its stream.
+        stream: u64,
+        /// Headers.
+        headers: Vec<HeaderField>,
+        /// Body and attachments.
+        message: Message,
+    },
+    /// Answer a call with an error.
+    Fail {
+        /// The caller.
+        peer: PeerId,
+        /// Its stream.
+        stream: u64,
+        /// The code.
+        code: ErrorCode,
+        /// The record.
+        failure: Failure,
+        /// Body and attachments of an application's error.
+        message: Message,
+    },
+    /// Run a hosted command.
+    Run(Run),
+    /// Nobody waits for this call any more.
+    CancelHandler(CallId),
+    /// Tell the peer to go.
+    Drain(PeerId),
+    /// Something to observe.
+    Observed(Observed),
+}
+
+/// A hosted command to run; it ends with [`Broker::handle_completion`](super::Broker::handle_completion), once.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// The call.
+    pub(crate) call: CallId,
+    /// Where.
+    pub(crate) place: Place,
+    /// What.
+    pub(crate) command: Arc<RegisteredCommand>,
+    /// With what.
+    pub(crate) wire: WireCall,
+}
+
+/// Where a handler runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On the loop, now.
+    Inline,
+    /// On the loop for its first poll.
+    InlineAsync,
+    /// On the pool of blocking threads.
+    Pool,
+    /// On the worker runtime.
+    Workers,
+}
+
+/// Something that happened to a call. Bodies are not shown.
+#[derive(Debug, Clone)]
+pub(crate) enum Observed {
+    /// A call was denied; always told, so that the operator's log has it.
+    Denied {
+        /// Who.
+        peer: Arc<Peer>,
+        /// What.
+        command: Text,
+        /// The full explanation, for the operator.
+        explanation: String,
+    },
+    /// A call was allowed and is complete; told while somebody watches.
+    Started {
+        /// The call.
+        call: CallId,
+        /// Who.
+        peer: Arc<Peer>,
+        /// What.
+        command: Text,
+        /// Bytes of its message.
+        bytes: usize,
+        /// From its first byte to here.
+        received_in: Duration,
+    },
+    /// A call ended at its caller; told while somebody watches.
+    Ended {
+        /// The call.
+        call: CallId,
+        /// `None` for a result.
+        code: Option<ErrorCode>,
+        /// Bytes of the answer.
+        bytes: usize,
+        /// From the start to here.
+        took: Duration,
+    },
+}

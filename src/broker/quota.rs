@@ -1,0 +1,242 @@
+//! What a uid may hold at once. Check the bound, charge, then reserve; a charge gives back when it is dropped.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use invoked_proto::registry::quotas;
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Resource {
+    /// Connections.
+    Connections,
+    /// Calls whose callee has not ended.
+    Calls,
+    /// Bytes of messages on their way in, or held by a call.
+    MessageBytes,
+    /// Bytes of replies that wait for their peer to read them.
+    ReplyBytes,
+}
+
+const RESOURCES: usize = 4;
+
+/// The most of one resource: for one uid and for all together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bound {
+    /// For one uid.
+    pub(crate) per_uid: u64,
+    /// For all.
+    pub(crate) total: u64,
+}
+
+/// The bounds in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Connections.
+    pub(crate) connections: Bound,
+    /// Calls in flight.
+    pub(crate) calls: Bound,
+    /// Message bytes.
+    pub(crate) message_bytes: Bound,
+    /// Reply bytes.
+    pub(crate) reply_bytes: Bound,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            connections: Bound { per_uid: quotas::CONNECTIONS_PER_UID, total: quotas::CONNECTIONS },
+            calls: Bound { per_uid: quotas::CALLS_PER_UID, total: u64::MAX },
+            message_bytes: Bound {
+                per_uid: quotas::REASSEMBLY_BYTES_PER_UID,
+                total: quotas::REASSEMBLY_BYTES,
+            },
+            reply_bytes: Bound { per_uid: quotas::REPLY_BYTES_PER_UID, total: quotas::REPLY_BYTES },
+        }
+    }
+}
+
+impl Bounds {
+    fn of(&self, resource: Resource) -> Bound {
+        match resource {
+            Resource::Connections => self.connections,
+            Resource::Calls => self.calls,
+            Resource::MessageBytes => self.message_bytes,
+            Resource::ReplyBytes => self.reply_bytes,
+        }
+    }
+}
+
+/// The accounts of all uids.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    bounds: Bounds,
+    total: Rc<Used>,
+    accounts: HashMap<u32, Weak<Account>>,
+}
+
+#[derive(Debug, Default)]
+struct Used([Cell<u64>; RESOURCES]);
+
+/// The account of one uid; it lives as long as something is charged to it or a peer of the uid is connected.
+#[derive(Debug)]
+pub(crate) struct Account {
+    bounds: Bounds,
+    used: Used,
+    total: Rc<Used>,
+}
+
+/// Something charged; dropping it gives it back.
+#[derive(Debug)]
+#[must_use = "dropping a charge gives it back"]
+pub(crate) struct Charge {
+    account: Rc<Account>,
+    resource: Resource,
+    amount: u64,
+}
+
+impl Ledger {
+    /// Empty accounts under `bounds`.
+    #[must_use]
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Ledger { bounds, total: Rc::default(), accounts: HashMap::new() }
+    }
+
+    /// The account of `uid`.
+    pub(crate) fn account(&mut self, uid: u32) -> Rc<Account> {
+        if let Some(account) = self.accounts.get(&uid).and_then(Weak::upgrade) {
+            return account;
+        }
+        // Uids come and go; those with nothing charged leave nothing behind.
+        self.accounts.retain(|_, account| account.strong_count() > 0);
+        let account =
+            Rc::new(Account { bounds: self.bounds, used: Used::default(), total: Rc::clone(&self.total) });
+        self.accounts.insert(uid, Rc::downgrade(&account));
+        account
+    }
+
+    /// How much of `resource` is charged in all.
+    #[must_use]
+    pub(crate) fn total(&self, resource: Resource) -> u64 {
+        self.total.0[resource as usize].get()
+    }
+}
+
+impl Account {
+    /// Charges `amount`, or nothing if that would pass the uid's bound or the common one.
+    #[must_use]
+    pub(crate) fn charge(self: &Rc<Self>, resource: Resource, amount: u64) -> Option<Charge> {
+        if !self.has_room(resource, amount) {
+            return None;
+        }
+        self.add(resource, amount);
+        Some(Charge { account: Rc::clone(self), resource, amount })
+    }
+
+    /// Whether [`charge`](Self::charge) would succeed.
+    #[must_use]
+    pub(crate) fn has_room(&self, resource: Resource, amount: u64) -> bool {
+        let bound = self.bounds.of(resource);
+        let fits = |used: &Used, bound: u64| {
+            used.0[resource as usize].get().checked_add(amount).is_some_and(|sum| sum <= bound)
+        };
+        fits(&self.used, bound.per_uid) && fits(&self.total, bound.total)
+    }
+
+    /// How much of `resource` is charged to this uid.
+    #[cfg(test)]
+    pub(crate) fn used(&self, resource: Resource) -> u64 {
+        self.used.0[resource as usize].get()
+    }
+
+    fn add(&self, resource: Resource, amount: u64) {
+        for used in [&self.used, &self.total] {
+            let cell = &used.0[resource as usize];
+            cell.set(cell.get().saturating_add(amount));
+        }
+    }
+
+    fn give_back(&self, resource: Resource, amount: u64) {
+        for used in [&self.used, &*self.total] {
+            let cell = &used.0[resource as usize];
+            debug_assert!(cell.get() >= amount, "more given back than charged");
+            cell.set(cell.get().saturating_sub(amount));
+        }
+    }
+}
+
+impl Charge {
+    /// Changes the amount to what is there now, also past the bound: for what exists already and is only counted.
+    pub(crate) fn settle(&mut self, amount: u64) {
+        if amount > self.amount {
+            self.account.add(self.resource, amount - self.amount);
+        } else {
+            self.account.give_back(self.resource, self.amount - amount);
+        }
+        self.amount = amount;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.give_back(self.resource, self.amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(per_uid: u64, total: u64) -> Bounds {
+        Bounds { calls: Bound { per_uid, total }, ..Bounds::default() }
+    }
+
+    #[test]
+    fn a_charge_is_refused_above_its_bound_and_given_back_on_drop() {
+        let mut ledger = Ledger::new(bounds(2, 3));
+        let ana = ledger.account(1);
+        let one = ana.charge(Resource::Calls, 1);
+        let two = ana.charge(Resource::Calls, 1);
+        assert!(one.is_some() && two.is_some());
+        assert!(ana.charge(Resource::Calls, 1).is_none(), "n + 1 of a uid");
+        let bob = ledger.account(2);
+        let three = bob.charge(Resource::Calls, 1);
+        assert!(three.is_some());
+        assert!(bob.charge(Resource::Calls, 1).is_none(), "n + 1 of all");
+        drop((one, two, three));
+        assert_eq!((ana.used(Resource::Calls), ledger.total(Resource::Calls)), (0, 0));
+    }
+
+    #[test]
+    fn an_overflowing_charge_is_refused() {
+        let mut ledger = Ledger::new(bounds(u64::MAX, u64::MAX));
+        let ana = ledger.account(1);
+        let held = ana.charge(Resource::Calls, 1);
+        assert!(held.is_some());
+        assert!(ana.charge(Resource::Calls, u64::MAX).is_none());
+    }
+
+    #[test]
+    fn an_account_outlives_its_peers_while_something_is_charged() {
+        let mut ledger = Ledger::new(bounds(1, 9));
+        let held = ledger.account(1).charge(Resource::Calls, 1);
+        assert!(ledger.account(1).charge(Resource::Calls, 1).is_none());
+        drop(held);
+        assert!(ledger.account(1).charge(Resource::Calls, 1).is_some());
+    }
+
+    #[test]
+    fn settling_follows_what_is_there() {
+        let mut ledger = Ledger::new(bounds(10, 10));
+        let ana = ledger.account(1);
+        let mut charge = ana.charge(Resource::Calls, 0).unwrap();
+        charge.settle(25);
+        assert_eq!(ana.used(Resource::Calls), 25);
+        charge.settle(3);
+        assert_eq!(ledger.total(Resource::Calls), 3);
+        drop(charge);
+        assert_eq!(ledger.total(Resource::Calls), 0);
+    }
+}

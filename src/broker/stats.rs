@@ -1,0 +1,43 @@
+//! Counters of the broker.
+
+use invoked_proto::registry::ErrorCode;
+use serde::Serialize;
+
+/// What has happened since the start, and what is there now.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Stats {
+    /// Connections now.
+    pub(crate) peers: usize,
+    /// Calls now whose handler has not ended.
+    pub(crate) calls_in_flight: usize,
+    /// Bytes of messages held now.
+    pub(crate) message_bytes: u64,
+    /// Bytes now that wait for peers to read them.
+    pub(crate) unread_bytes: u64,
+    /// Connections taken since the start.
+    pub(crate) connections: u64,
+    /// Connections turned away for a quota.
+    pub(crate) connections_refused: u64,
+    /// Calls since the start.
+    pub(crate) calls: u64,
+    /// Calls that ended with a result.
+    pub(crate) replies: u64,
+    /// Calls that were denied, or named no command.
+    pub(crate) denied: u64,
+    /// Calls whose caller left, cancelled or passed its deadline.
+    pub(crate) abandoned: u64,
+    /// Handlers that ended after their call.
+    pub(crate) late_completions: u64,
+    /// Bytes of messages announced.
+    pub(crate) bytes_in: u64,
+    /// Bytes of answers.
+    pub(crate) bytes_out: u64,
+    /// Calls that ended with an error, by its name.
+    pub(crate) errors: std::collections::BTreeMap<&'static str, u64>,
+}
+
+impl Stats {
+    pub(super) fn count_error(&mut self, code: ErrorCode) {
+        *self.errors.entry(code.name()).or_default() += 1;
+    }
+}

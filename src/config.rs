@@ -1,0 +1,237 @@
+//! The configuration file, `invoked.toml`.
+
+use std::path::{Path, PathBuf};
+
+use invoked_proto::registry::{limits, quotas};
+use serde::{Deserialize, Serialize};
+
+use crate::broker::{Bound, Bounds};
+use crate::error::BuildError;
+
+/// The configuration of a daemon. Every key has a default; unknown keys are errors.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the daemon listens.
+    pub listen: Listen,
+    /// Where the policy is.
+    pub policy: PolicyFiles,
+    /// What a uid may hold at once.
+    pub quotas: Quotas,
+    /// Threads and times.
+    pub runtime: Runtime,
+}
+
+/// `[listen]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// `unix:/path`; absent chooses by uid and environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Who may connect at all; the policy decides the rest.
+    pub access: ListenAccess,
+}
+
+/// Who may connect: it sets the modes of the socket and its directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum ListenAccess {
+    /// The daemon's uid (and root): modes 0700 and 0600.
+    #[default]
+    Owner,
+    /// A group, by name or number: modes 0750 and 0660.
+    Group(String),
+    /// Every uid of the machine: modes 0755 and 0666.
+    Everyone,
+}
+
+impl TryFrom<String> for ListenAccess {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match (text.as_str(), text.strip_prefix("group:")) {
+            ("owner", _) => Ok(ListenAccess::Owner),
+            ("everyone", _) => Ok(ListenAccess::Everyone),
+            (_, Some(group)) if !group.is_empty() => Ok(ListenAccess::Group(group.to_owned())),
+            _ => Err(format!("access is \"owner\", \"group:NAME\" or \"everyone\", not {text:?}")),
+        }
+    }
+}
+
+impl From<ListenAccess> for String {
+    fn from(access: ListenAccess) -> String {
+        match access {
+            ListenAccess::Owner => "owner".to_owned(),
+            ListenAccess::Group(group) => format!("group:{group}"),
+            ListenAccess::Everyone => "everyone".to_owned(),
+        }
+    }
+}
+
+/// `[policy]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicyFiles {
+    /// Directories of capability files; absent is `capabilities.d` beside the configuration file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<PathBuf>>,
+}
+
+/// `[quotas]`: what one uid, and all together, may hold at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quotas {
+    /// Connections in all.
+    pub connections: u64,
+    /// Connections of one uid.
+    pub connections_per_uid: u64,
+    /// Connections that have not said who they are, in all; more wait.
+    pub handshakes: u32,
+    /// The same for one uid.
+    pub handshakes_per_uid: u32,
+    /// Calls in flight of one uid.
+    pub calls_per_uid: u64,
+    /// Calls in flight of one connection.
+    pub calls_per_connection: usize,
+    /// Bytes of messages held, in all.
+    pub reassembly_bytes: u64,
+    /// The same for one uid.
+    pub reassembly_bytes_per_uid: u64,
+    /// Bytes of replies that wait to be read, in all.
+    pub reply_bytes: u64,
+    /// The same for one uid.
+    pub reply_bytes_per_uid: u64,
+    /// Bytes of one message.
+    pub max_message: u64,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Quotas {
+            connections: quotas::CONNECTIONS,
+            connections_per_uid: quotas::CONNECTIONS_PER_UID,
+            handshakes: small(quotas::HANDSHAKES),
+            handshakes_per_uid: small(quotas::HANDSHAKES_PER_UID),
+            calls_per_uid: quotas::CALLS_PER_UID,
+            calls_per_connection: limits::OPEN_CALLS,
+            reassembly_bytes: quotas::REASSEMBLY_BYTES,
+            reassembly_bytes_per_uid: quotas::REASSEMBLY_BYTES_PER_UID,
+            reply_bytes: quotas::REPLY_BYTES,
+            reply_bytes_per_uid: quotas::REPLY_BYTES_PER_UID,
+            max_message: limits::MAX_MESSAGE as u64,
+        }
+    }
+}
+
+const fn small(value: u64) -> u32 {
+    assert!(value <= u32::MAX as u64);
+    #[allow(clippy::cast_possible_truncation)]
+    // checked by the assertion, at compile time for the registry's numbers
+    {
+        value as u32
+    }
+}
+
+impl Quotas {
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            connections: Bound { per_uid: self.connections_per_uid, total: self.connections },
+            calls: Bound { per_uid: self.calls_per_uid, total: u64::MAX },
+            message_bytes: Bound { per_uid: self.reassembly_bytes_per_uid, total: self.reassembly_bytes },
+            reply_bytes: Bound { per_uid: self.reply_bytes_per_uid, total: self.reply_bytes },
+        }
+    }
+}
+
+/// `[runtime]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// Threads for blocking handlers, started when needed.
+    pub pool_threads: usize,
+    /// Blocking calls that wait for a thread; one more is answered `resource_exhausted`.
+    pub pool_queue: usize,
+    /// Threads for `async` handlers.
+    pub workers: usize,
+    /// Deadline of a call that names none, in milliseconds.
+    pub default_deadline_ms: u64,
+    /// How long a peer may leave bytes unread, in milliseconds.
+    pub slow_consumer_timeout_ms: u64,
+    /// How long a handshake may take, in milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// How long calls may go on after the daemon was told to stop, in milliseconds.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Runtime {
+            pool_threads: 16,
+            pool_queue: 1024,
+            workers: 2,
+            default_deadline_ms: limits::DEFAULT_DEADLINE_MS,
+            slow_consumer_timeout_ms: limits::SLOW_CONSUMER_TIMEOUT_MS,
+            handshake_timeout_ms: limits::HANDSHAKE_TIMEOUT_MS,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`BuildError::Io`] if it can't be read; [`BuildError::Config`] with line and column if it is not sound.
+    pub fn read(path: &Path) -> Result<Self, BuildError> {
+        let text = std::fs::read_to_string(path).map_err(BuildError::io(path.display().to_string()))?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a configuration file; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`BuildError::Config`] with line and column.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, BuildError> {
+        toml::from_str(text).map_err(|error| {
+            let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
+            BuildError::Config {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before.rsplit('\n').next().unwrap_or("").chars().count() + 1,
+                message: error.message().to_owned(),
+            }
+        })
+    }
+
+    /// The file that gives every default, as `--print-default-config` prints it.
+    #[must_use]
+    pub fn default_text() -> String {
+        toml::to_string(&Config::default()).expect("the default configuration is plain data")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_text_is_the_default() {
+        let text = Config::default_text();
+        assert_eq!(Config::parse(&text, Path::new("x")).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_place() {
+        let error =
+            Config::parse("[listen]\naccess = \"owner\"\nacces = 1\n", Path::new("a.toml")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("a.toml:3:1: unknown field `acces`"), "{text}");
+    }
+
+    #[test]
+    fn access_is_one_of_three() {
+        let error = Config::parse("[listen]\naccess = \"all\"\n", Path::new("a.toml")).unwrap_err();
+        assert!(error.to_string().contains("\"group:NAME\""), "{error}");
+    }
+}

@@ -1,0 +1,163 @@
+//! From an accepted socket to a session: who is it, and is there room.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use invoked_proto::connection::{Connection, Settings};
+use invoked_proto::preface::{Preface, encode_refusal};
+use invoked_proto::registry::ErrorCode;
+use invoked_transport::{AsyncStream, Credentials, PeerProcess, Stream};
+
+use crate::authority::load::PasswdFiles;
+use crate::authority::{PeerFacts, UserDirectory};
+use crate::config::Config;
+use crate::session::{Ended, Hub, Session, Turns};
+
+/// Admits connections.
+///
+/// A uid with too many connections is refused. One with too many that have not said who they are waits, and its
+/// waiting costs others nothing: the uid's own turns are taken before the common ones.
+#[derive(Debug)]
+pub(super) struct Admission {
+    hub: Rc<Hub>,
+    settings: Settings,
+    turns: Turns,
+    users: RefCell<HashMap<u32, UserFacts>>,
+}
+
+/// What the user database says about a uid.
+#[derive(Debug, Clone, Default)]
+struct UserFacts {
+    name: Option<String>,
+    home: Option<PathBuf>,
+}
+
+impl Admission {
+    pub(super) fn new(hub: Rc<Hub>, config: &Config) -> Self {
+        let settings = Settings {
+            instance: instance_number(),
+            max_message: config.quotas.max_message,
+            open_calls: config.quotas.calls_per_connection,
+            handshake_timeout_ms: config.runtime.handshake_timeout_ms,
+            ..Settings::default()
+        };
+        Admission {
+            hub,
+            settings,
+            turns: Turns::new(config.quotas.handshakes, config.quotas.handshakes_per_uid),
+            users: RefCell::default(),
+        }
+    }
+
+    /// Serves one connection, from its first byte to its end. What fails here concerns this connection only.
+    pub(super) async fn serve(self: Rc<Self>, stream: Stream) {
+        match self.admit(stream).await {
+            Ok(Some((session, facts))) => {
+                tracing::debug!(%facts, "connected");
+                log_end(&facts, &session.run().await);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "can not serve a connection"),
+        }
+    }
+
+    async fn admit(&self, stream: Stream) -> io::Result<Option<(Session, PeerFacts)>> {
+        let facts = self.facts(stream.credentials()?).await;
+        // No lane that needs descriptors is offered, so none need come in at all. Older kernels can't do it; then the
+        // connection refuses those that come.
+        stream.refuse_fds()?;
+        let Some(id) = self.hub.admit(facts.clone()) else {
+            tracing::warn!(%facts, "too many connections; one is turned away");
+            turn_away(&stream);
+            return Ok(None);
+        };
+        let guard = Forget { hub: &self.hub, id: Some(id) };
+        let handshake = self.turns.take(facts.uid).await;
+        let stream = AsyncStream::new(stream)?;
+        self.hub.attach(id, Connection::daemon(self.settings, Instant::now()));
+        guard.keep();
+        Ok(Some((Session::new(Rc::clone(&self.hub), id, stream, handshake), facts)))
+    }
+
+    /// What the kernel and the user database say. The database may be slow, so it is asked off the loop, once a uid.
+    async fn facts(&self, credentials: Credentials) -> PeerFacts {
+        let uid = credentials.uid;
+        let known = self.users.borrow().get(&uid).cloned();
+        let user = match known {
+            Some(user) => user,
+            None => {
+                let user = tokio::task::spawn_blocking(move || look_up(uid)).await.unwrap_or_default();
+                self.users.borrow_mut().insert(uid, user.clone());
+                user
+            }
+        };
+        let mut facts = PeerFacts::new(uid, credentials.gid, credentials.groups);
+        facts.pid = credentials.pid;
+        facts.user_name = user.name;
+        facts.home = user.home;
+        if matches!(credentials.process, PeerProcess::Ended) { facts.reaped() } else { facts }
+    }
+}
+
+/// Takes an admitted peer back if its session never begins.
+struct Forget<'a> {
+    hub: &'a Hub,
+    id: Option<crate::ipc::PeerId>,
+}
+
+impl Forget<'_> {
+    fn keep(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.hub.forget(id, Instant::now());
+        }
+    }
+}
+
+fn look_up(uid: u32) -> UserFacts {
+    match PasswdFiles::system() {
+        Ok(users) => UserFacts { name: users.name_of(uid), home: users.home_of(uid) },
+        Err(error) => {
+            tracing::warn!(%error, "can not read the user database; rules by user name and $PEER_HOME do not match");
+            UserFacts::default()
+        }
+    }
+}
+
+/// Tells a peer for which there is no room, as far as its socket takes it, and closes.
+fn turn_away(stream: &Stream) {
+    let preface = Preface { version_min: 0, version_max: 0, max_frame: 0, features: 0, instance: 0 };
+    let mut bytes = BytesMut::new();
+    preface.encode(&mut bytes);
+    encode_refusal(ErrorCode::ResourceExhausted, "too many connections", &mut bytes);
+    drop(stream.try_write(&[IoSlice::new(&bytes)], &[]));
+}
+
+fn log_end(facts: &PeerFacts, ended: &Ended) {
+    match ended {
+        Ended::Closed | Ended::Refused => tracing::debug!(%facts, "disconnected"),
+        Ended::Protocol(error) => {
+            tracing::warn!(%facts, code = error.wire_code().name(), "peer broke the protocol: {error}");
+        }
+        Ended::SlowConsumer => {
+            tracing::warn!(%facts, "peer left its bytes unread for too long; disconnected")
+        }
+        Ended::Io(error) => tracing::debug!(%facts, %error, "connection lost"),
+    }
+}
+
+/// A number that differs from start to start: it lets a client notice another daemon.
+fn instance_number() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}

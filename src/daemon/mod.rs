@@ -1,0 +1,219 @@
+//! The daemon: it listens, admits, reloads, drains, and stops.
+
+mod admission;
+mod handle;
+mod policy_source;
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use invoked_transport::{AsyncListener, Listener};
+use tokio::sync::mpsc;
+
+pub use handle::{DaemonHandle, ReloadError, Reloaded};
+pub(crate) use policy_source::PolicySource;
+
+use crate::authority::PolicySnapshot;
+use crate::broker::{Broker, BrokerSettings};
+use crate::commands::CommandTable;
+use crate::config::Config;
+use crate::error::BuildError;
+use crate::ipc::StateManager;
+use crate::runner::{Completion, Runner, RunnerSettings};
+use crate::session::Hub;
+use admission::Admission;
+use handle::Ask;
+
+/// Completions taken at once.
+const COMPLETIONS_BATCH: usize = 256;
+
+/// Everything a daemon needs but its socket.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) config: Config,
+    pub(crate) commands: Arc<CommandTable>,
+    pub(crate) policy: Arc<PolicySnapshot>,
+    pub(crate) source: Arc<PolicySource>,
+    pub(crate) state: StateManager,
+}
+
+/// A daemon that runs on a thread of its own.
+///
+/// Dropping it stops the daemon and waits for it.
+#[derive(Debug)]
+pub struct Running {
+    handle: DaemonHandle,
+    thread: Option<thread::JoinHandle<Result<(), BuildError>>>,
+}
+
+impl Running {
+    /// The daemon's handle.
+    #[must_use]
+    pub fn handle(&self) -> &DaemonHandle {
+        &self.handle
+    }
+
+    /// Lets open calls end, then stops, and waits until it has.
+    ///
+    /// # Errors
+    /// What ended the daemon before it was asked to stop.
+    pub fn shutdown(mut self) -> Result<(), BuildError> {
+        self.handle.shutdown();
+        self.join()
+    }
+
+    /// Waits until something else stops the daemon.
+    ///
+    /// # Errors
+    /// What ended it.
+    pub fn wait(mut self) -> Result<(), BuildError> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), BuildError> {
+        match self.thread.take().map(thread::JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(BuildError::Commands("the daemon's thread panicked".to_owned())),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        drop(self.join());
+    }
+}
+
+impl Daemon {
+    /// Serves `listener` on a thread of its own.
+    pub(crate) fn spawn(self, listener: Listener) -> Result<Running, BuildError> {
+        let (handle, asks) = DaemonHandle::new(Arc::clone(&self.source));
+        let of_daemon = handle.clone();
+        let thread = thread::Builder::new()
+            .name("invoked".to_owned())
+            .spawn(move || self.run(listener, of_daemon, asks, |_| std::future::pending()))
+            .map_err(BuildError::io("starting the daemon's thread"))?;
+        Ok(Running { handle, thread: Some(thread) })
+    }
+
+    /// Serves `listener` on this thread until `until` ends or the handle says so. `until` runs on the daemon's loop.
+    pub(crate) fn run<F: Future<Output = ()>>(
+        mut self,
+        listener: Listener,
+        handle: DaemonHandle,
+        asks: mpsc::Receiver<Ask>,
+        until: impl FnOnce(DaemonHandle) -> F,
+    ) -> Result<(), BuildError> {
+        let workers = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(self.config.runtime.workers.max(1))
+            .thread_name("invoked-worker")
+            .enable_all()
+            .build()
+            .map_err(BuildError::io("starting the worker runtime"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default())
+            .map_err(BuildError::io("starting the loop"))?;
+        self.state.manage(handle.clone());
+        let runner_settings = RunnerSettings {
+            pool_threads: self.config.runtime.pool_threads,
+            pool_queue: self.config.runtime.pool_queue,
+            workers: self.config.runtime.workers,
+        };
+        let state = Arc::new(std::mem::take(&mut self.state));
+        let (runner, completions) = Runner::new(runner_settings, workers.handle().clone(), state);
+        let until = until(handle.clone());
+        let result = runtime.block_on(self.serve(listener, runner, completions, handle, asks, until));
+        // Handlers that ignore their cancel must not keep the process.
+        workers.shutdown_background();
+        result
+    }
+
+    async fn serve(
+        self,
+        listener: Listener,
+        runner: Runner,
+        completions: mpsc::Receiver<Completion>,
+        handle: DaemonHandle,
+        mut asks: mpsc::Receiver<Ask>,
+        until: impl Future<Output = ()>,
+    ) -> Result<(), BuildError> {
+        let settings = BrokerSettings {
+            bounds: self.config.quotas.bounds(),
+            default_deadline: Duration::from_millis(self.config.runtime.default_deadline_ms),
+            read_buffer: Hub::read_buffer_size(),
+        };
+        let broker = Broker::new(settings, self.policy, self.commands);
+        let slow = Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms);
+        let hub = Rc::new(Hub::new(broker, runner, slow));
+        let listener = AsyncListener::new(listener).map_err(BuildError::io("watching the socket"))?;
+        let admission = Rc::new(Admission::new(Rc::clone(&hub), &self.config));
+        let accepting = tokio::task::spawn_local(accept(listener, admission));
+        let completing = tokio::task::spawn_local(complete(Rc::clone(&hub), completions));
+        let timing = tokio::task::spawn_local({
+            let hub = Rc::clone(&hub);
+            async move { hub.watch_deadlines().await }
+        });
+        let mut stopping = handle.stopping();
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                Some(ask) = asks.recv() => ask(&hub),
+                _ = stopping.wait_for(|stop| *stop) => break,
+                () = &mut until => break,
+            }
+        }
+        // The socket's name goes first, so that whoever connects from now on is told that nobody listens.
+        accepting.abort();
+        drop(accepting.await);
+        let grace = Duration::from_millis(self.config.runtime.drain_timeout_ms);
+        drain(&hub, &mut asks, grace).await;
+        completing.abort();
+        timing.abort();
+        Ok(())
+    }
+}
+
+/// Takes connections for ever.
+async fn accept(listener: AsyncListener, admission: Rc<Admission>) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                tokio::task::spawn_local(Rc::clone(&admission).serve(stream));
+            }
+            Err(error) => {
+                // Out of descriptors or memory: the connection waits in the kernel's queue, and others may end.
+                tracing::error!(%error, "can not accept a connection; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Brings the ends of handlers to the broker.
+async fn complete(hub: Rc<Hub>, mut completions: mpsc::Receiver<Completion>) {
+    let mut batch = Vec::with_capacity(16);
+    while completions.recv_many(&mut batch, COMPLETIONS_BATCH).await > 0 {
+        hub.complete(batch.drain(..));
+    }
+}
+
+/// Lets open calls end, for as long as `grace`.
+async fn drain(hub: &Rc<Hub>, asks: &mut mpsc::Receiver<Ask>, grace: Duration) {
+    hub.drain();
+    let end = Instant::now() + grace;
+    while hub.peers() > 0 && Instant::now() < end {
+        tokio::select! {
+            Some(ask) = asks.recv() => ask(hub),
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+        }
+    }
+    if hub.peers() > 0 {
+        tracing::warn!(peers = hub.peers(), handlers = hub.running(), "stopping while calls are open");
+    }
+}

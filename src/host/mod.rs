@@ -1,0 +1,263 @@
+//! A daemon as a program: flags, configuration, logs, signals, exit codes. Behind the feature `cli`.
+
+mod flags;
+mod report;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory, FromArgMatches};
+use invoked_transport::{
+    Address, AddressOptions, AppName, BindError, BindFault, ChosenAddress, Listener, Scope, choose_address,
+    process_env,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::authority::Instance;
+use crate::authority::load::PolicyDirectory;
+use crate::builder::{Builder, listen};
+use crate::config::Config;
+use crate::daemon::{DaemonHandle, ReloadError};
+use crate::error::BuildError;
+use flags::Flags;
+use report::Report;
+
+/// How the program ends; `--help` lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Stopped = 0,
+    Failed = 1,
+    Usage = 2,
+    Unsound = 3,
+    InUse = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+impl Builder {
+    /// Runs the daemon as this program: reads the flags of `invoked` from the command line, sets up logs, listens,
+    /// serves, drains on SIGTERM and SIGINT, reloads on SIGHUP.
+    ///
+    /// Returns when the daemon has stopped; `main` returns what this returns.
+    pub fn run(self) -> ExitCode {
+        self.run_with(std::env::args_os())
+    }
+
+    /// Like [`run`](Self::run), with the command line given; the first word is the program's name.
+    pub fn run_with(self, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+        let command = Flags::command().version(env!("CARGO_PKG_VERSION"));
+        let command = match &self.app {
+            Some(app) => command.name(app.clone()),
+            None => command.name("invoked"),
+        };
+        let parsed = command.try_get_matches_from(args).and_then(|matches| Flags::from_arg_matches(&matches));
+        let flags = match parsed {
+            Ok(flags) => flags,
+            Err(error) => {
+                drop(error.print());
+                return if error.use_stderr() { Exit::Usage.into() } else { Exit::Stopped.into() };
+            }
+        };
+        start_logs(flags.log.as_deref());
+        let exit = Host { flags, builder: self }.run().unwrap_or_else(|error| {
+            Report::of(&error).print();
+            match error {
+                BuildError::Policy(_) | BuildError::Config { .. } | BuildError::Dev(_) => Exit::Unsound,
+                BuildError::Bind(BindError { fault: BindFault::InUse { .. }, .. }) => Exit::InUse,
+                _ => Exit::Failed,
+            }
+        });
+        exit.into()
+    }
+}
+
+/// A builder and what the command line says on top.
+struct Host {
+    flags: Flags,
+    builder: Builder,
+}
+
+impl Host {
+    fn run(mut self) -> Result<Exit, BuildError> {
+        if self.flags.print_default_config {
+            say(&Config::default_text());
+            return Ok(Exit::Stopped);
+        }
+        self.configure()?;
+        let chosen = self.address()?;
+        let access = self.builder.config.listen.access.clone();
+        let name = self.builder.app.clone().unwrap_or_else(|| "invoked".to_owned());
+        let (dev, app) = (self.builder.dev.is_some(), self.builder.app.clone());
+        let (daemon, warnings) = self.builder.build()?;
+        for warning in &warnings {
+            Report::warning(warning).print();
+        }
+        let embedded = daemon.policy.embedded_policy().to_owned();
+        if self.flags.print_policy {
+            say(&embedded);
+            return Ok(Exit::Stopped);
+        }
+        if self.flags.check_config {
+            say(&format!("{name}: configuration and policy are sound ({} warnings)\n", warnings.len()));
+            return Ok(Exit::Stopped);
+        }
+        let listener = match Listener::inherited(&process_env)
+            .map_err(BuildError::io("taking the socket from systemd"))?
+        {
+            Some(listener) => listener,
+            None => listen(&chosen.address, &access)?,
+        };
+        let address = listener.address().clone();
+        let ready = move || announce(&name, app.as_deref(), &address, dev.then_some(&embedded));
+        let (handle, asks) = DaemonHandle::new(Arc::clone(&daemon.source));
+        daemon.run(listener, handle, asks, |handle| signals(handle, ready))?;
+        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+        Ok(Exit::Stopped)
+    }
+
+    /// Flag, environment, file, default: the first that says something holds.
+    fn configure(&mut self) -> Result<(), BuildError> {
+        let directory = self.config_directory();
+        let file = match (&self.flags.config, &directory) {
+            (Some(file), _) => Some(file.clone()),
+            (None, Some(directory)) => Some(directory.join("invoked.toml")).filter(|file| file.exists()),
+            (None, None) => None,
+        };
+        if let Some(file) = file {
+            self.builder.config = Config::read(&file)?;
+        }
+        self.builder.instance = if self.is_system() { Instance::System } else { Instance::User };
+        if let Some(access) = self.flags.access.clone() {
+            self.builder.config.listen.access = access;
+        }
+        if self.flags.dev {
+            let here = std::env::current_dir().map_err(BuildError::io("finding the current directory"))?;
+            self.builder.dev = Some(here);
+        }
+        let named = match (self.flags.capabilities.is_empty(), &self.builder.config.policy.capabilities) {
+            (false, _) => self.flags.capabilities.clone(),
+            (true, Some(directories)) => directories.clone(),
+            (true, None) => Vec::new(),
+        };
+        if !named.is_empty() {
+            self.builder.directories.extend(named.into_iter().map(PolicyDirectory::required));
+        } else if let Some(directory) = directory {
+            self.builder.directories.push(PolicyDirectory::optional(directory.join("capabilities.d")));
+        }
+        Ok(())
+    }
+
+    fn address(&self) -> Result<ChosenAddress, BuildError> {
+        let explicit = match (&self.flags.address, &self.builder.config.listen.address) {
+            (Some(address), _) => Some(address.clone()),
+            (None, Some(text)) if std::env::var_os("INVOKED_ADDRESS").is_none() => {
+                Some(text.parse::<Address>()?)
+            }
+            (None, _) => None,
+        };
+        let scope = match (self.flags.system, self.flags.user) {
+            (true, _) => Scope::System,
+            (_, true) => Scope::User,
+            _ => Scope::Auto,
+        };
+        let app = self.builder.app.clone().map(AppName::new).transpose()?;
+        Ok(choose_address(&AddressOptions { explicit, scope, app }, &process_env)?)
+    }
+
+    fn is_system(&self) -> bool {
+        self.flags.system || (!self.flags.user && rustix::process::geteuid().is_root())
+    }
+
+    /// Where configuration is looked for when no flag says so.
+    fn config_directory(&self) -> Option<PathBuf> {
+        let name = self.builder.app.as_deref().unwrap_or("invoked");
+        if self.is_system() {
+            return Some(PathBuf::from("/etc").join(name));
+        }
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let base = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")))?;
+        Some(base.join(name))
+    }
+}
+
+/// Says that the daemon is ready, and what to type next.
+fn announce(name: &str, app: Option<&str>, address: &Address, dev: Option<&String>) {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!("{name} {version} listening on {address}\n");
+    let here = app.map_or(String::new(), |app| format!(" --app {app}"));
+    text.push_str(&format!("try: invokectl{here} -a {address} list\n"));
+    if let Some(policy) = dev {
+        text.push_str("\nunder --dev, this policy is in force; save it to keep it:\n\n");
+        text.push_str(policy);
+    }
+    say(&text);
+    // Without systemd there is nobody to tell.
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+}
+
+/// Writes to standard output; a reader that is gone is no reason to stop.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+fn start_logs(filter: Option<&str>) {
+    let filter = tracing_subscriber::EnvFilter::new(filter.unwrap_or("info"));
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A host that has set up logs of its own keeps them.
+    drop(logs.try_init());
+}
+
+/// Serves the signals; ends when the daemon is to stop.
+async fn signals(handle: DaemonHandle, ready: impl FnOnce()) {
+    let streams = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = streams else {
+        tracing::error!("can not watch signals; stop the daemon with invokectl call core.shutdown");
+        ready();
+        return std::future::pending().await;
+    };
+    ready();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => log_reload(handle.reload().await),
+        }
+    }
+    tracing::info!("stopping; open calls may end");
+    // Whoever asks twice does not want to wait.
+    tokio::task::spawn_local(async move {
+        interrupt.recv().await;
+        std::process::exit(130);
+    });
+}
+
+fn log_reload(result: Result<crate::daemon::Reloaded, ReloadError>) {
+    match result {
+        Ok(reloaded) => {
+            for warning in &reloaded.warnings {
+                tracing::warn!("{warning}");
+            }
+            tracing::info!(
+                revision = reloaded.revision,
+                capabilities = reloaded.capabilities,
+                "policy reloaded"
+            );
+        }
+        Err(ReloadError::Policy(errors)) => {
+            for error in &errors {
+                tracing::error!("{error}");
+            }
+            tracing::error!("the policy has {} errors; the old one stays in force", errors.len());
+        }
+        Err(error) => tracing::error!("{error}"),
+    }
+}

@@ -1,0 +1,93 @@
+//! The two kinds of errors a call can end with: the application's own, and the framework's. They never mix.
+
+use invoked_proto::body::{Body, Message};
+use invoked_proto::registry::ErrorCode;
+use serde::Serialize;
+
+/// The application's own error: a JSON or raw body and attachments, with a meaning that only the command's author and
+/// its callers know. On the wire it has code 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvokeError {
+    message: Message,
+}
+
+impl InvokeError {
+    /// An error whose body is `value` as JSON.
+    ///
+    /// A value that can not be written as JSON (a map with keys that are no strings, say) gives its serializer's text
+    /// as a JSON string, so that an error is never lost to an error.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Self {
+        let json = serde_json::to_vec(value)
+            .unwrap_or_else(|error| serde_json::Value::from(error.to_string()).to_string().into_bytes());
+        InvokeError { message: Body::Json(json.into()).into() }
+    }
+
+    /// An error whose body is raw bytes.
+    #[must_use]
+    pub fn raw(bytes: impl Into<bytes::Bytes>) -> Self {
+        InvokeError { message: Body::Raw(bytes.into()).into() }
+    }
+
+    /// Adds a raw attachment.
+    #[must_use]
+    pub fn attach(mut self, bytes: impl Into<bytes::Bytes>) -> Self {
+        self.message.attachments.push(bytes.into());
+        self
+    }
+
+    /// The error's body.
+    #[must_use]
+    pub fn body(&self) -> &Body {
+        &self.message.body
+    }
+
+    pub(crate) fn into_message(self) -> Message {
+        self.message
+    }
+}
+
+impl<T: Serialize> From<T> for InvokeError {
+    fn from(value: T) -> Self {
+        InvokeError::json(&value)
+    }
+}
+
+/// An error of the framework: a code that all clients know, and a text for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Fault {
+    /// What went wrong.
+    pub code: ErrorCode,
+    /// Why, for people; it names the argument, the limit or the next step.
+    pub message: String,
+    /// Id of the authorization decision, if it was one.
+    pub decision: Option<String>,
+}
+
+impl Fault {
+    /// A fault.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Fault { code, message: message.into(), decision: None }
+    }
+}
+
+/// What a call can end with instead of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    /// The application's own error.
+    Application(InvokeError),
+    /// The framework's.
+    Framework(Fault),
+}
+
+impl From<Fault> for CallError {
+    fn from(fault: Fault) -> Self {
+        CallError::Framework(fault)
+    }
+}
+
+impl From<InvokeError> for CallError {
+    fn from(error: InvokeError) -> Self {
+        CallError::Application(error)
+    }
+}

@@ -1,0 +1,326 @@
+//! A call at its handler.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use invoked_proto::Text;
+use invoked_proto::body::{Body, Message};
+use invoked_proto::metadata::HeaderField;
+use invoked_proto::registry::ErrorCode;
+use serde_json::value::RawValue;
+
+use super::cancellation::CancellationToken;
+use super::error::{CallError, Fault};
+use super::peer::{Origin, Peer};
+use super::response::{IpcResponse, Outcome};
+use super::state::StateManager;
+use crate::authority::Grant;
+
+/// Headers of a call, in the order of the wire.
+#[derive(Debug, Clone, Default)]
+pub struct Headers(pub(crate) Vec<HeaderField>);
+
+impl Headers {
+    /// The first value under `key` (lower case).
+    #[must_use]
+    pub fn find(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    /// All headers.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+/// What the broker knows of a call that is about to run.
+#[derive(Debug)]
+pub(crate) struct WireCall {
+    pub(crate) command: Text,
+    pub(crate) headers: Vec<HeaderField>,
+    pub(crate) message: Message,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) grant: Arc<Grant>,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// A call: who calls what, with which body, under which grant, until when.
+#[derive(Debug)]
+pub struct InvokeMessage {
+    call: WireCall,
+    origin: Origin,
+    headers: Headers,
+    state: Arc<StateManager>,
+    cancellation: CancellationToken,
+    arguments: OnceLock<Result<Arguments, Fault>>,
+}
+
+/// Where each argument stands in the body.
+type Arguments = Vec<(String, Range<usize>)>;
+
+impl InvokeMessage {
+    pub(crate) fn new(mut call: WireCall, state: Arc<StateManager>, cancellation: CancellationToken) -> Self {
+        let headers = Headers(std::mem::take(&mut call.headers));
+        let origin = Origin::Local(Arc::clone(&call.peer));
+        InvokeMessage { call, origin, headers, state, cancellation, arguments: OnceLock::new() }
+    }
+
+    /// The command's canonical name, `plugin.command`.
+    #[must_use]
+    pub fn command(&self) -> &str {
+        &self.call.command
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &Body {
+        &self.call.message.body
+    }
+
+    /// Takes the body out.
+    #[must_use]
+    pub fn into_body(self) -> Body {
+        self.call.message.body
+    }
+
+    /// The raw attachments.
+    #[must_use]
+    pub fn attachments(&self) -> &[Bytes] {
+        &self.call.message.attachments
+    }
+
+    /// The headers.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// Where the call comes from.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The calling process.
+    #[must_use]
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.call.peer
+    }
+
+    /// The grant that allowed the call, with its scopes.
+    #[must_use]
+    pub fn grant(&self) -> &Arc<Grant> {
+        &self.call.grant
+    }
+
+    /// When the caller gives up, if it does.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.call.deadline
+    }
+
+    /// The managed values.
+    #[must_use]
+    pub fn state(&self) -> &Arc<StateManager> {
+        &self.state
+    }
+
+    /// Tells when the caller no longer waits.
+    #[must_use]
+    pub fn cancellation(&self) -> &CancellationToken {
+        &self.cancellation
+    }
+
+    /// The JSON text of the argument `key`, `None` if the call has none of that name.
+    ///
+    /// # Errors
+    /// `invalid_argument` if the body is not a JSON object, or has a key twice: two readers could take different values.
+    pub fn argument(&self, key: &str) -> Result<Option<&str>, Fault> {
+        let arguments = self.arguments()?;
+        let Some((_, range)) = arguments.iter().find(|(name, _)| name == key) else { return Ok(None) };
+        Ok(std::str::from_utf8(&self.body().bytes()[range.clone()]).ok())
+    }
+
+    /// The names of the arguments that the call has.
+    ///
+    /// # Errors
+    /// As for [`argument`](Self::argument).
+    pub fn argument_names(&self) -> Result<impl Iterator<Item = &str>, Fault> {
+        Ok(self.arguments()?.iter().map(|(name, _)| name.as_str()))
+    }
+
+    fn arguments(&self) -> Result<&Arguments, Fault> {
+        let found = self.arguments.get_or_init(|| find_arguments(self.body()));
+        found.as_ref().map_err(Clone::clone)
+    }
+}
+
+/// Finds the arguments of a body without parsing their values.
+fn find_arguments(body: &Body) -> Result<Arguments, Fault> {
+    let bad = |text: String| Fault::new(ErrorCode::InvalidArgument, text);
+    let json = match body {
+        Body::None => return Ok(Vec::new()),
+        Body::Raw(_) => return Err(bad("the command takes named arguments, and the body is raw".to_owned())),
+        Body::Json(json) => json,
+    };
+    let Unique(found) = serde_json::from_slice(json)
+        .map_err(|error| bad(format!("the arguments are not one JSON object: {error}")))?;
+    let start = json.as_ptr() as usize;
+    let at = |raw: &RawValue| {
+        let from = raw.get().as_ptr() as usize - start;
+        from..from + raw.get().len()
+    };
+    Ok(found.into_iter().map(|(key, raw)| (key, at(raw))).collect())
+}
+
+/// A JSON object without duplicate keys, its values unparsed.
+struct Unique<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> serde::Deserialize<'de> for Unique<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(UniqueVisitor)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> serde::de::Visitor<'de> for UniqueVisitor {
+    type Value = Unique<'de>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object of arguments")
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = Vec::new();
+        let mut seen: HashMap<String, ()> = HashMap::new();
+        while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
+            if seen.insert(key.clone(), ()).is_some() {
+                return Err(serde::de::Error::custom(format_args!("key {key:?} stands twice")));
+            }
+            found.push((key, value));
+        }
+        Ok(Unique(found))
+    }
+}
+
+/// A view of a call: body, headers, attachments. A command takes it for raw bodies.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    message: &'a InvokeMessage,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(message: &'a InvokeMessage) -> Self {
+        Request { message }
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &'a Body {
+        self.message.body()
+    }
+
+    /// The headers.
+    #[must_use]
+    pub fn headers(&self) -> &'a Headers {
+        self.message.headers()
+    }
+
+    /// The raw attachments.
+    #[must_use]
+    pub fn attachments(&self) -> &'a [Bytes] {
+        self.message.attachments()
+    }
+
+    /// The calling process.
+    #[must_use]
+    pub fn peer(&self) -> &'a Peer {
+        self.message.peer()
+    }
+
+    /// When the caller gives up, if it does.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.message.deadline()
+    }
+}
+
+/// A call with the means to answer it, for a handler that answers by itself.
+#[derive(Debug)]
+pub struct Invoke {
+    /// The call.
+    pub message: InvokeMessage,
+    /// The answer; dropping it unused answers `internal`.
+    pub resolver: InvokeResolver,
+}
+
+/// Answers one call, once. Dropping it unused, also by a panic, answers `internal`.
+#[derive(Debug)]
+pub struct InvokeResolver {
+    sink: Option<ReplySink>,
+    cancellation: CancellationToken,
+}
+
+/// Where an answer goes.
+pub(crate) struct ReplySink(Box<dyn FnOnce(Outcome) + Send>);
+
+impl std::fmt::Debug for ReplySink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ReplySink")
+    }
+}
+
+impl ReplySink {
+    pub(crate) fn new(send: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        ReplySink(Box::new(send))
+    }
+}
+
+impl InvokeResolver {
+    pub(crate) fn new(sink: ReplySink, cancellation: CancellationToken) -> Self {
+        InvokeResolver { sink: Some(sink), cancellation }
+    }
+
+    /// Answers with a value.
+    pub fn resolve<T: IpcResponse>(self, value: T) {
+        self.respond(value.into_response().map_err(CallError::Framework));
+    }
+
+    /// Answers with the application's own error.
+    pub fn reject(self, error: impl Into<super::InvokeError>) {
+        self.respond(Err(CallError::Application(error.into())));
+    }
+
+    /// Answers.
+    pub fn respond(mut self, outcome: Outcome) {
+        self.send(outcome);
+    }
+
+    /// True once nobody waits for the answer.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancellation.is_cancelled()
+    }
+
+    /// Waits until nobody waits for the answer. Cancel safe.
+    pub async fn cancelled(&self) {
+        self.cancellation.cancelled().await;
+    }
+
+    fn send(&mut self, outcome: Outcome) {
+        if let Some(ReplySink(send)) = self.sink.take() {
+            send(outcome);
+        }
+    }
+}
+
+impl Drop for InvokeResolver {
+    fn drop(&mut self) {
+        let fault = Fault::new(ErrorCode::Internal, "the handler dropped the call without an answer");
+        self.send(Err(CallError::Framework(fault)));
+    }
+}

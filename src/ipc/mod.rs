@@ -1,0 +1,28 @@
+//! The vocabulary of a command's author: what a command takes, what it gives, and how it is registered.
+//!
+//! The names are those of Tauri's `ipc` module. This module knows nothing of sockets, peers' connections or routing;
+//! the daemon's other layers know it.
+
+mod argument;
+mod cancellation;
+mod command;
+mod error;
+mod invoke;
+mod peer;
+#[doc(hidden)]
+pub mod reply;
+mod response;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use argument::{CommandArg, CommandItem};
+pub use cancellation::CancellationToken;
+pub use command::{Argument, Command, Execution, InvokeHandler, OutcomeFuture};
+pub use error::{CallError, Fault, InvokeError};
+pub use invoke::{Headers, Invoke, InvokeMessage, InvokeResolver, Request};
+pub(crate) use invoke::{ReplySink, WireCall};
+pub use invoked_proto::body::Body as InvokeBody;
+pub use peer::{Origin, Peer, PeerId};
+pub use response::{InvokeResponse, IpcResponse, Outcome, Response};
+pub use state::{State, StateManager};

@@ -1,0 +1,212 @@
+//! `core`: what every daemon tells, and what its operator may do.
+
+use invoked_proto::registry::{ErrorCode, LIMITS};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::authority::{PermissionSet, Verdict};
+use crate::commands::RegisteredCommand;
+use crate::config::Quotas;
+use crate::daemon::{DaemonHandle, ReloadError};
+use crate::error::BuildError;
+use crate::ipc::{
+    Argument, CallError, Command, CommandArg, CommandItem, Fault, InvokeError, InvokeMessage, Outcome,
+    Response,
+};
+use crate::plugin::{self, Plugin};
+
+/// The plugin.
+///
+/// # Errors
+/// None in practice; its name is checked as every plugin's.
+pub fn plugin(quotas: &Quotas) -> Result<Plugin, BuildError> {
+    let name = Argument { key: "name", kind: "String", optional: false };
+    let quotas = serde_json::to_value(quotas).expect("quotas are plain numbers");
+    let operate = PermissionSet {
+        identifier: "operate".to_owned(),
+        description: "What an operator of the daemon may do: see its state, reload its policy, stop it."
+            .to_owned(),
+        permissions: ["default", "allow-stats", "allow-limits", "allow-reload", "allow-shutdown"]
+            .map(str::to_owned)
+            .to_vec(),
+    };
+    plugin::Builder::new("core")
+        .invoke_handler(vec![
+            Command::inline("ping", |_| Ok(Response::json("pong")?)).docs("Answers \"pong\"."),
+            Command::inline("echo", echo).docs("Answers with the body of the call.").takes_raw(),
+            Command::inline("whoami", whoami).docs("Tells the caller who it is to the daemon."),
+            Command::future("discover", discover).docs("Lists the commands that the caller may call."),
+            Command::future("describe", describe)
+                .docs("Tells about one command that the caller may call.")
+                .argument(name),
+            Command::future("stats", stats).docs("Tells the counters of the daemon."),
+            Command::inline("limits", move |_| limits(&quotas)).docs("Tells the limits and quotas in force."),
+            Command::future("reload", reload).docs("Reads the policy's files again, all or nothing."),
+            Command::inline("shutdown", shutdown).docs("Lets open calls end, then stops the daemon."),
+        ])
+        .set(operate)
+        .default_permissions(&[
+            "allow-ping",
+            "allow-echo",
+            "allow-whoami",
+            "allow-discover",
+            "allow-describe",
+        ])
+        .build()
+}
+
+fn echo(message: &InvokeMessage) -> Outcome {
+    let response = Response::from(message.body().clone());
+    Ok(message.attachments().iter().fold(response, |response, part| response.attach(part.clone())))
+}
+
+fn whoami(message: &InvokeMessage) -> Outcome {
+    let peer = message.peer();
+    Ok(Response::json(&json!({
+        "peer": peer.id.0,
+        "uid": peer.uid,
+        "gid": peer.gid,
+        "groups": peer.groups,
+        "pid": peer.pid,
+        "user": peer.user,
+        "program": peer.program,
+    }))?)
+}
+
+/// A command, as `discover` lists it.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: String,
+    summary: String,
+}
+
+async fn discover(message: InvokeMessage) -> Outcome {
+    let peer = message.peer().id;
+    let daemon = handle(&message)?;
+    let listed = daemon.ask(move |hub| {
+        hub.with_broker(|broker| {
+            let Some(grants) = broker.grants(peer) else { return Vec::new() };
+            let commands = broker.commands().sorted();
+            let allowed =
+                commands.into_iter().filter(|(name, _)| matches!(grants.authorize(name), Verdict::Allow(_)));
+            allowed
+                .map(|(name, command)| Listed { name: name.to_owned(), summary: summary(command).to_owned() })
+                .collect()
+        })
+    });
+    Ok(Response::json(&json!({ "commands": answered(listed.await)? }))?)
+}
+
+async fn describe(message: InvokeMessage) -> Outcome {
+    let name = String::from_command(CommandItem { command: "describe", key: "name", message: &message })?;
+    let peer = message.peer().id;
+    let daemon = handle(&message)?;
+    let found = daemon.ask(move |hub| {
+        hub.with_broker(|broker| {
+            let grants = broker.grants(peer).ok_or_else(gone)?;
+            let canonical = invoked_proto::name::CommandName::parse(&name)
+                .map_err(|error| Fault::new(ErrorCode::InvalidArgument, format!("{name:?}: {error}")))?;
+            let name = canonical.as_str();
+            match (grants.authorize(name), broker.commands().find(name)) {
+                (Verdict::Allow(_), Some(command)) => Ok(describe_command(&command)),
+                // The same answer as a call of it would get: it must not tell more.
+                _ => {
+                    let refusal = broker.policy().refusal(grants, name);
+                    let code = match refusal.code {
+                        crate::authority::RefusalCode::NotFound => ErrorCode::NotFound,
+                        crate::authority::RefusalCode::PermissionDenied => ErrorCode::PermissionDenied,
+                    };
+                    Err(Fault::new(code, refusal.message))
+                }
+            }
+        })
+    });
+    Ok(Response::json(&answered(found.await)??)?)
+}
+
+fn describe_command(command: &RegisteredCommand) -> Value {
+    let name = command.command_name();
+    let arguments: Vec<Value> = command
+        .arguments()
+        .iter()
+        .map(|argument| json!({ "key": argument.key, "type": argument.kind, "optional": argument.optional }))
+        .collect();
+    json!({
+        "name": name.as_str(),
+        "docs": command.docs(),
+        "arguments": arguments,
+        "body": if command.takes_raw() { "raw" } else { "arguments" },
+        "runs": command.execution().name(),
+        "scoped": command.is_scoped(),
+        "permission": name.permission_allow(),
+    })
+}
+
+async fn stats(message: InvokeMessage) -> Outcome {
+    let daemon = handle(&message)?;
+    let stats = daemon.ask(|hub| {
+        let stats = hub.with_broker(crate::broker::Broker::stats);
+        (stats, hub.running())
+    });
+    let (stats, running) = answered(stats.await)?;
+    let mut value =
+        serde_json::to_value(stats).map_err(|error| Fault::new(ErrorCode::Internal, error.to_string()))?;
+    value["handlers_elsewhere"] = Value::from(running);
+    Ok(Response::json(&value)?)
+}
+
+fn limits(quotas: &Value) -> Outcome {
+    let limits: Vec<Value> = LIMITS
+        .iter()
+        .map(
+            |limit| json!({ "name": limit.name, "value": limit.value, "unit": limit.unit, "doc": limit.doc }),
+        )
+        .collect();
+    Ok(Response::json(&json!({ "limits": limits, "quotas": quotas }))?)
+}
+
+async fn reload(message: InvokeMessage) -> Outcome {
+    match handle(&message)?.reload().await {
+        Ok(reloaded) => {
+            let warnings: Vec<String> = reloaded.warnings.iter().map(ToString::to_string).collect();
+            Ok(Response::json(&json!({
+                "revision": reloaded.revision,
+                "capabilities": reloaded.capabilities,
+                "warnings": warnings,
+            }))?)
+        }
+        Err(ReloadError::Policy(errors)) => {
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let text = "the policy has errors; the old one stays in force";
+            Err(CallError::Application(InvokeError::json(&json!({ "message": text, "errors": texts }))))
+        }
+        Err(error @ ReloadError::TooOften) => {
+            Err(Fault::new(ErrorCode::ResourceExhausted, error.to_string()).into())
+        }
+        Err(error @ ReloadError::Stopped) => {
+            Err(Fault::new(ErrorCode::Unavailable, error.to_string()).into())
+        }
+    }
+}
+
+fn shutdown(message: &InvokeMessage) -> Outcome {
+    handle(message)?.shutdown();
+    Ok(Response::json(&Value::Null)?)
+}
+
+fn handle(message: &InvokeMessage) -> Result<DaemonHandle, Fault> {
+    let found = message.state().find::<DaemonHandle>().map(|handle| handle.inner().clone());
+    found.ok_or_else(|| Fault::new(ErrorCode::Internal, "the daemon manages its handle"))
+}
+
+fn answered<T>(answer: Option<T>) -> Result<T, Fault> {
+    answer.ok_or_else(gone)
+}
+
+fn gone() -> Fault {
+    Fault::new(ErrorCode::Unavailable, "the daemon is stopping")
+}
+
+fn summary(command: &RegisteredCommand) -> &str {
+    command.docs().lines().next().unwrap_or("")
+}

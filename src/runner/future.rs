@@ -1,0 +1,53 @@
+//! A handler's future that always ends in an answer.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::panicked;
+use crate::ipc::{CancellationToken, InvokeResolver, OutcomeFuture, ReplySink};
+
+/// Drives a handler's future and answers its call: with its outcome, or `internal` if it panics or is dropped.
+pub(super) struct Guarded {
+    future: Option<OutcomeFuture>,
+    resolver: Option<InvokeResolver>,
+}
+
+impl Guarded {
+    pub(super) fn new(future: OutcomeFuture, sink: ReplySink) -> Self {
+        let resolver = InvokeResolver::new(sink, CancellationToken::default());
+        Guarded { future: Some(future), resolver: Some(resolver) }
+    }
+
+    /// A future may panic when it is dropped, too.
+    fn drop_future(&mut self) {
+        let future = self.future.take();
+        drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
+    }
+}
+
+impl Future for Guarded {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(future) = &mut self.future else { return Poll::Ready(()) };
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        let outcome = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(outcome)) => outcome,
+            Err(_) => panicked(),
+        };
+        self.drop_future();
+        if let Some(resolver) = self.resolver.take() {
+            resolver.respond(outcome);
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.drop_future();
+    }
+}

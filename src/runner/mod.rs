@@ -1,0 +1,205 @@
+//! Where hosted commands run: in place, on the pool, on the workers.
+//!
+//! A handler that panics answers `internal`. One that is dropped without an answer does too. Neither can take the loop
+//! with it; a build with `panic = "abort"` could not promise that, so it is refused.
+
+mod future;
+mod pool;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use invoked_proto::registry::ErrorCode;
+use tokio::sync::mpsc;
+
+use crate::broker::{CallId, Place, Run};
+use crate::commands::RegisteredCommand;
+use crate::ipc::{
+    CallError, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver, Outcome,
+    ReplySink, StateManager,
+};
+use future::Guarded;
+use pool::{Job, Pool};
+
+#[cfg(panic = "abort")]
+compile_error!("invoked answers a call whose handler panics, which needs panic = \"unwind\"");
+
+/// An inline handler that holds the loop longer than this is moved off it.
+const INLINE_PATIENCE: Duration = Duration::from_millis(5);
+
+/// Handlers that are running elsewhere, at most; each holds a place in the queue of completions, so that ending never
+/// waits and never fails.
+const RUNNING_MAX: usize = 16 * 1024;
+
+/// The end of a handler.
+pub(crate) type Completion = (CallId, Outcome);
+
+/// How many threads run handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RunnerSettings {
+    /// Threads for blocking handlers, started when they are first needed.
+    pub(crate) pool_threads: usize,
+    /// Blocking calls that wait for a thread; one more is answered `resource_exhausted`.
+    pub(crate) pool_queue: usize,
+    /// Threads of the worker runtime.
+    pub(crate) workers: usize,
+}
+
+/// Runs handlers and collects how they end.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    state: Arc<StateManager>,
+    pool: Pool,
+    workers: tokio::runtime::Handle,
+    completions: mpsc::Sender<Completion>,
+    /// Calls that run elsewhere, and how to tell them that nobody waits.
+    running: RefCell<HashMap<CallId, CancellationToken>>,
+}
+
+impl Runner {
+    /// A runner, and where completions of handlers elsewhere arrive.
+    pub(crate) fn new(
+        settings: RunnerSettings,
+        workers: tokio::runtime::Handle,
+        state: Arc<StateManager>,
+    ) -> (Self, mpsc::Receiver<Completion>) {
+        let (completions, ended) = mpsc::channel(RUNNING_MAX);
+        let pool = Pool::new(settings.pool_threads, settings.pool_queue);
+        (Runner { state, pool, workers, completions, running: RefCell::default() }, ended)
+    }
+
+    /// Runs a call; the outcome, if it is there at once.
+    pub(crate) fn run(&self, run: Run) -> Option<Outcome> {
+        let Run { call, place, command, wire } = run;
+        let token = CancellationToken::default();
+        let message = InvokeMessage::new(wire, Arc::clone(&self.state), token.clone());
+        if let (Place::Inline, Execution::Inline(handler)) = (place, command.execution()) {
+            return Some(watched(&command, || handler(&message)));
+        }
+        let Ok(permit) = self.completions.clone().try_reserve_owned() else {
+            return Some(busy("too many handlers are running"));
+        };
+        let sink = ReplySink::new(move |outcome| {
+            permit.send((call, outcome));
+        });
+        self.running.borrow_mut().insert(call, token.clone());
+        let refused = match (place, command.execution()) {
+            (Place::InlineAsync, Execution::InlineAsync(handler)) => {
+                self.poll_inline(&command, handler(message), sink);
+                None
+            }
+            (_, Execution::Async(handler) | Execution::InlineAsync(handler)) => {
+                let future = catch_unwind(AssertUnwindSafe(|| handler(message)));
+                match future {
+                    Ok(future) => drop(self.workers.spawn(Guarded::new(future, sink))),
+                    Err(_) => InvokeResolver::new(sink, token).respond(panicked()),
+                }
+                None
+            }
+            (_, Execution::Inline(handler) | Execution::Blocking(handler)) => {
+                let handler = Arc::clone(handler);
+                self.pool.submit(Box::new(move || {
+                    let resolver = InvokeResolver::new(sink, token.clone());
+                    if token.is_cancelled() {
+                        // Its caller was answered while it waited for a thread; this only gives its slot back.
+                        return resolver.respond(Err(cancelled().into()));
+                    }
+                    resolver.respond(unwinding(|| handler(&message)));
+                }))
+            }
+            (_, Execution::Deferred(handler)) => {
+                let handler = Arc::clone(handler);
+                let job: Job = Box::new(move || {
+                    let resolver = InvokeResolver::new(sink, token);
+                    // A panic drops the resolver, which answers.
+                    drop(catch_unwind(AssertUnwindSafe(|| handler(Invoke { message, resolver }))));
+                });
+                self.pool.submit(job)
+            }
+        };
+        let Some(job) = refused else { return None };
+        // The job owns the sink; what it would send on drop must not come after the answer below.
+        self.running.borrow_mut().remove(&call);
+        job.discard();
+        Some(busy("the pool of blocking handlers is full"))
+    }
+
+    /// Tells a handler that nobody waits for it any more.
+    pub(crate) fn cancel(&self, call: CallId) {
+        if let Some(token) = self.running.borrow().get(&call) {
+            token.cancel();
+        }
+    }
+
+    /// A handler elsewhere ended.
+    pub(crate) fn ended(&self, call: CallId) {
+        self.running.borrow_mut().remove(&call);
+    }
+
+    /// Handlers that run elsewhere now.
+    pub(crate) fn running(&self) -> usize {
+        self.running.borrow().len()
+    }
+
+    /// Polls once, inside the workers' context so that timers and tasks land there, then leaves the rest to them.
+    fn poll_inline(&self, command: &RegisteredCommand, future: crate::ipc::OutcomeFuture, sink: ReplySink) {
+        let _workers = self.workers.enter();
+        let mut guarded = Guarded::new(future, sink);
+        let start = Instant::now();
+        let ready = std::pin::Pin::new(&mut guarded).poll_once(&mut Context::from_waker(Waker::noop()));
+        note_time(command, start);
+        if ready.is_pending() {
+            drop(self.workers.spawn(guarded));
+        }
+    }
+}
+
+/// Runs an inline handler and moves it off the loop for the future if it took long.
+fn watched(command: &RegisteredCommand, run: impl FnOnce() -> Outcome) -> Outcome {
+    let start = Instant::now();
+    let outcome = unwinding(run);
+    note_time(command, start);
+    outcome
+}
+
+fn note_time(command: &RegisteredCommand, start: Instant) {
+    let took = start.elapsed();
+    if took > INLINE_PATIENCE && command.demote() {
+        tracing::warn!(
+            command = command.name(),
+            ?took,
+            "inline command held the loop; it runs elsewhere from now on"
+        );
+    }
+}
+
+fn unwinding(run: impl FnOnce() -> Outcome) -> Outcome {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| panicked())
+}
+
+fn panicked() -> Outcome {
+    Err(CallError::Framework(Fault::new(ErrorCode::Internal, "the handler panicked")))
+}
+
+fn cancelled() -> Fault {
+    Fault::new(ErrorCode::Cancelled, "cancelled before it ran")
+}
+
+fn busy(text: &str) -> Outcome {
+    Err(CallError::Framework(Fault::new(ErrorCode::ResourceExhausted, text)))
+}
+
+/// Polls a future without an executor.
+trait PollOnce {
+    fn poll_once(self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()>;
+}
+
+impl<F: Future<Output = ()>> PollOnce for F {
+    fn poll_once(self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.poll(context)
+    }
+}

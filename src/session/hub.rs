@@ -1,0 +1,280 @@
+//! What all sessions of the loop share: the broker, the runner, the connections, the buffers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use invoked_proto::body::Message;
+use invoked_proto::connection::{Connection, Event, Transmit};
+use invoked_proto::metadata::Failure;
+use invoked_proto::registry::Delivery;
+use invoked_transport::Attachment;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use super::Link;
+use crate::authority::{Grant, PeerFacts, PolicySnapshot, ScopeDenial};
+use crate::broker::{Broker, Observed, Output};
+use crate::ipc::PeerId;
+use crate::runner::{Completion, Runner};
+
+/// The loop's read buffer. Reads go here; what a frame needs longer is kept by its connection.
+const READ_BUFFER: usize = 256 * 1024;
+
+/// A read is offered at least this much room, so that a large message costs few reads.
+const READ_MIN: usize = 64 * 1024;
+
+/// Shared by the tasks of one loop; never borrowed across an await.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    broker: RefCell<Broker>,
+    runner: Runner,
+    links: RefCell<HashMap<PeerId, Rc<Link>>>,
+    read_buffer: RefCell<BytesMut>,
+    transmit: RefCell<Option<Transmit<Attachment>>>,
+    slow_consumer: Duration,
+    /// When the deadline task will look next.
+    armed: Cell<Option<Instant>>,
+    rearm: Notify,
+}
+
+impl Hub {
+    pub(crate) fn new(broker: Broker, runner: Runner, slow_consumer: Duration) -> Self {
+        Hub {
+            broker: RefCell::new(broker),
+            runner,
+            links: RefCell::default(),
+            read_buffer: RefCell::default(),
+            transmit: RefCell::default(),
+            slow_consumer,
+            armed: Cell::new(None),
+            rearm: Notify::new(),
+        }
+    }
+
+    /// Size of the buffer that received bytes share.
+    pub(crate) const fn read_buffer_size() -> usize {
+        READ_BUFFER
+    }
+
+    /// A process connected; `None` if there are too many connections.
+    pub(crate) fn admit(&self, facts: PeerFacts) -> Option<PeerId> {
+        self.broker.borrow_mut().handle_connection(facts)
+    }
+
+    /// The connection of an admitted peer, whose session begins.
+    pub(crate) fn attach(&self, id: PeerId, connection: Connection<Attachment>) {
+        self.links.borrow_mut().insert(id, Rc::new(Link::new(connection)));
+    }
+
+    /// Reads something of the broker.
+    pub(crate) fn with_broker<R>(&self, read: impl FnOnce(&Broker) -> R) -> R {
+        read(&self.broker.borrow())
+    }
+
+    /// Puts another policy in force.
+    pub(crate) fn set_policy(&self, policy: Arc<PolicySnapshot>) {
+        let now = Instant::now();
+        self.broker.borrow_mut().handle_policy(now, policy);
+        self.pump(now);
+    }
+
+    /// Logs, in full, that the scopes of a grant refused an argument.
+    pub(crate) fn note_scope_denial(
+        &self,
+        peer: PeerId,
+        grant: &Grant,
+        denial: &ScopeDenial,
+        argument: &Value,
+    ) {
+        self.broker.borrow_mut().note_scope_denial(peer, grant, denial, argument);
+        self.pump(Instant::now());
+    }
+
+    /// Tells every peer to go.
+    pub(crate) fn drain(&self) {
+        self.broker.borrow_mut().drain();
+        self.pump(Instant::now());
+    }
+
+    /// Handlers that run elsewhere ended.
+    pub(crate) fn complete(&self, completions: impl IntoIterator<Item = Completion>) {
+        let now = Instant::now();
+        for (call, outcome) in completions {
+            self.runner.ended(call);
+            self.broker.borrow_mut().handle_completion(now, call, outcome);
+        }
+        self.pump(now);
+    }
+
+    /// Ends calls at their deadlines, for ever.
+    pub(crate) async fn watch_deadlines(&self) {
+        loop {
+            let next = self.broker.borrow().poll_timeout();
+            self.armed.set(next);
+            let rearmed = self.rearm.notified();
+            match next {
+                None => rearmed.await,
+                Some(at) => {
+                    tokio::select! {
+                        () = rearmed => {}
+                        () = tokio::time::sleep_until(at.into()) => {
+                            let now = Instant::now();
+                            self.broker.borrow_mut().handle_timeout(now);
+                            self.pump(now);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Handlers that run elsewhere now.
+    pub(crate) fn running(&self) -> usize {
+        self.runner.running()
+    }
+
+    /// Connected peers.
+    pub(crate) fn peers(&self) -> usize {
+        self.links.borrow().len()
+    }
+
+    pub(super) fn link(&self, id: PeerId) -> Rc<Link> {
+        Rc::clone(self.links.borrow().get(&id).expect("a session is made for an attached peer"))
+    }
+
+    pub(super) fn slow_consumer_timeout(&self) -> Duration {
+        self.slow_consumer
+    }
+
+    pub(super) fn handle_event(&self, now: Instant, peer: PeerId, event: Event<Attachment>) {
+        let mut broker = self.broker.borrow_mut();
+        match event {
+            Event::Greeted(hello) => broker.handle_hello(peer, &hello),
+            Event::Called { stream, call, payload, more, .. } => {
+                broker.handle_call(now, peer, stream, call, payload, more);
+            }
+            Event::Continued { stream, payload, more } => {
+                broker.handle_continuation(now, peer, stream, &payload, more);
+            }
+            Event::Cancelled { stream } => broker.handle_cancel(now, peer, stream),
+            // The daemon opens no calls to peers yet, so nothing else can be an answer to one.
+            _ => {}
+        }
+    }
+
+    /// Does what the broker wants done, until it wants nothing.
+    pub(super) fn pump(&self, now: Instant) {
+        loop {
+            let Some(output) = self.broker.borrow_mut().poll_output() else { break };
+            match output {
+                Output::Run(run) => {
+                    let call = run.call;
+                    if let Some(outcome) = self.runner.run(run) {
+                        self.broker.borrow_mut().handle_completion(now, call, outcome);
+                    }
+                }
+                Output::Reply { peer, stream, headers, message } => {
+                    self.with_connection(peer, |connection| {
+                        if let Err(error) = connection.reply(stream, headers, message) {
+                            refuse_reply(connection, stream, error);
+                        }
+                    });
+                }
+                Output::Fail { peer, stream, code, failure, message } => {
+                    self.with_connection(peer, |connection| {
+                        if let Err(error) = connection.fail_call(stream, code, failure, message) {
+                            refuse_reply(connection, stream, error);
+                        }
+                    });
+                }
+                Output::Welcome { peer, welcome } => self.with_connection(peer, |connection| {
+                    if let Err(error) = connection.welcome(&welcome) {
+                        tracing::error!(%peer, %error, "can not welcome a peer");
+                    }
+                }),
+                Output::Refuse { peer, code, message } => {
+                    self.with_connection(peer, |connection| connection.refuse(code, &message));
+                }
+                Output::Drain(peer) => {
+                    self.with_connection(peer, |connection| connection.drain("the daemon is stopping"));
+                }
+                Output::CancelHandler(call) => self.runner.cancel(call),
+                Output::Observed(observed) => note(&observed),
+            }
+        }
+        let next = self.broker.borrow().poll_timeout();
+        let armed = self.armed.get();
+        if next.is_some_and(|next| armed.is_none_or(|armed| next < armed)) {
+            self.rearm.notify_one();
+        }
+    }
+
+    pub(super) fn note_unread(&self, peer: PeerId, bytes: usize) {
+        self.broker.borrow_mut().note_unread(peer, bytes);
+    }
+
+    pub(crate) fn forget(&self, peer: PeerId, now: Instant) {
+        self.links.borrow_mut().remove(&peer);
+        self.broker.borrow_mut().handle_loss(now, peer);
+        self.pump(now);
+    }
+
+    pub(super) fn with_read_buffer<R>(
+        &self,
+        read: impl FnOnce(&mut BytesMut) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut buffer = self.read_buffer.borrow_mut();
+        if buffer.capacity() < READ_MIN {
+            // Takes the old memory back if nothing refers to it any more, which is the steady state.
+            buffer.reserve(READ_BUFFER);
+        }
+        read(&mut buffer)
+    }
+
+    pub(super) fn spare_transmit(&self) -> Transmit<Attachment> {
+        self.transmit.borrow_mut().take().unwrap_or_default()
+    }
+
+    pub(super) fn keep_transmit(&self, transmit: Transmit<Attachment>) {
+        *self.transmit.borrow_mut() = Some(transmit);
+    }
+
+    fn with_connection(&self, peer: PeerId, act: impl FnOnce(&mut Connection<Attachment>)) {
+        let link = self.links.borrow().get(&peer).map(Rc::clone);
+        if let Some(link) = link {
+            act(&mut link.connection.borrow_mut());
+            link.wake();
+        }
+    }
+}
+
+/// An answer that can't be sent as it is becomes an error that can.
+fn refuse_reply(
+    connection: &mut Connection<Attachment>,
+    stream: u64,
+    error: invoked_proto::error::MisuseError,
+) {
+    let code = error.wire_code();
+    let failure = Failure::framework(code, &error.to_string(), Delivery::Completed);
+    // It fails only if the stream is gone, and then nobody waits.
+    drop(connection.fail_call(stream, code, failure, Message::default()));
+}
+
+fn note(observed: &Observed) {
+    match observed {
+        Observed::Denied { peer, command, explanation } => {
+            tracing::warn!(peer = %peer.id, uid = peer.uid, pid = peer.pid, command = command.as_str(), "{explanation}");
+        }
+        Observed::Started { call, peer, command, bytes, received_in } => {
+            tracing::debug!(?call, peer = %peer.id, command = command.as_str(), bytes, ?received_in, "call");
+        }
+        Observed::Ended { call, code, bytes, took } => {
+            tracing::debug!(?call, ?code, bytes, ?took, "ended");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! One peer: its socket, its protocol connection and the broker meet here, and nowhere else.
+
+mod hub;
+mod turn;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{ErrorKind, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use invoked_proto::connection::{Connection, Event, Transmit};
+use invoked_proto::error::PeerError;
+use invoked_transport::{AsyncStream, Attachment, Interest};
+use tokio::time::Sleep;
+
+pub(crate) use hub::Hub;
+pub(crate) use turn::{Turn, Turns};
+
+use crate::ipc::PeerId;
+
+/// Slices handed to one write; the kernel takes 1024.
+const WRITE_SLICES: usize = 64;
+
+/// A connection, and how to wake the task that owns its socket.
+#[derive(Debug)]
+pub(crate) struct Link {
+    connection: RefCell<Connection<Attachment>>,
+    waker: RefCell<Option<Waker>>,
+    woken: Cell<bool>,
+}
+
+impl Link {
+    pub(crate) fn new(connection: Connection<Attachment>) -> Self {
+        Link { connection: RefCell::new(connection), waker: RefCell::new(None), woken: Cell::new(false) }
+    }
+
+    /// Lets the session look at its connection. Without effect while it is at it anyway: it writes before it waits.
+    fn wake(&self) {
+        self.woken.set(true);
+        let waker = self.waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Link {
+    /// Notes whom to wake; keeps the waker that is there if it is the same.
+    fn await_wake(&self, context: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match &*waker {
+            Some(there) if there.will_wake(context.waker()) => {}
+            _ => *waker = Some(context.waker().clone()),
+        }
+    }
+}
+
+/// Why a session woke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    Readable,
+    Writable,
+    Linked,
+    Timer,
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The peer closed, or was drained.
+    Closed,
+    /// The peer broke the protocol and was told so.
+    Protocol(PeerError),
+    /// We turned it away.
+    Refused,
+    /// The peer took nothing for too long.
+    SlowConsumer,
+    /// The socket failed.
+    Io(std::io::Error),
+}
+
+/// A peer's socket and what is half done on it.
+pub(crate) struct Session {
+    hub: Rc<Hub>,
+    id: PeerId,
+    link: Rc<Link>,
+    stream: AsyncStream,
+    fds: VecDeque<Attachment>,
+    /// What the socket did not take yet; `None` while everything is written, so that an idle peer holds no buffer.
+    unwritten: Option<Transmit<Attachment>>,
+    /// Since when the socket takes nothing.
+    blocked_since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+    ended: Option<Ended>,
+    /// Dropped once the peer has said who it is.
+    handshake: Option<Turn>,
+}
+
+impl Session {
+    pub(crate) fn new(hub: Rc<Hub>, id: PeerId, stream: AsyncStream, handshake: Turn) -> Self {
+        let link = hub.link(id);
+        Session {
+            hub,
+            id,
+            link,
+            stream,
+            fds: VecDeque::new(),
+            unwritten: None,
+            blocked_since: None,
+            timer: None,
+            ended: None,
+            handshake: Some(handshake),
+        }
+    }
+
+    /// Serves the peer until its connection ends, and tells the broker that it did.
+    pub(crate) async fn run(mut self) -> Ended {
+        let ended = loop {
+            if let Some(ended) = self.flush() {
+                break ended;
+            }
+            match self.wait().await {
+                Wake::Readable => self.read(),
+                Wake::Writable | Wake::Linked => {}
+                Wake::Timer => {
+                    if let Some(ended) = self.time_passed() {
+                        break ended;
+                    }
+                }
+            }
+        };
+        self.hub.forget(self.id, Instant::now());
+        ended
+    }
+
+    /// Waits for the next thing to do. The common case arms no timer and takes no lock.
+    async fn wait(&mut self) -> Wake {
+        let deadline = self.deadline();
+        match (deadline, &mut self.timer) {
+            (None, timer) => *timer = None,
+            (Some(at), Some(timer)) => timer.as_mut().reset(at.into()),
+            (Some(at), timer) => *timer = Some(Box::pin(tokio::time::sleep_until(at.into()))),
+        }
+        let reads = !self.link.connection.borrow().pauses_reading() && self.ended.is_none();
+        let interest = match (reads, self.unwritten.is_some()) {
+            (true, true) => Some(Interest::ReadWrite),
+            (true, false) => Some(Interest::Read),
+            (false, true) => Some(Interest::Write),
+            (false, false) => None,
+        };
+        poll_fn(|context| {
+            if self.link.woken.replace(false) {
+                return Poll::Ready(Wake::Linked);
+            }
+            if let Some(interest) = interest
+                && let Poll::Ready(ready) = self.stream.poll_ready(context, interest)
+            {
+                // An error shows in the read or the write that follows.
+                let readable = ready.is_ok_and(|ready| ready.readable);
+                return Poll::Ready(if readable { Wake::Readable } else { Wake::Writable });
+            }
+            if let Some(timer) = &mut self.timer
+                && timer.as_mut().poll(context).is_ready()
+            {
+                return Poll::Ready(Wake::Timer);
+            }
+            self.link.await_wake(context);
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let protocol = self.link.connection.borrow().poll_timeout();
+        let slow = self.blocked_since.map(|since| since + self.hub.slow_consumer_timeout());
+        match (protocol, slow) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn time_passed(&mut self) -> Option<Ended> {
+        let now = Instant::now();
+        if let Some(since) = self.blocked_since
+            && now.duration_since(since) >= self.hub.slow_consumer_timeout()
+        {
+            return Some(Ended::SlowConsumer);
+        }
+        if let Err(error) = self.link.connection.borrow_mut().handle_timeout(now) {
+            self.ended = Some(Ended::Protocol(error));
+        }
+        None
+    }
+
+    /// One read, and everything that follows from it.
+    fn read(&mut self) {
+        let received = self.hub.with_read_buffer(|buffer| {
+            let received = self.stream.try_read(buffer, &mut self.fds)?;
+            Ok((received.bytes, buffer.split().freeze()))
+        });
+        let (bytes, data) = match received {
+            Ok(received) => received,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == ErrorKind::Interrupted => return,
+            Err(error) => {
+                self.ended = Some(Ended::Io(error));
+                self.link.connection.borrow_mut().abandon();
+                return;
+            }
+        };
+        let now = Instant::now();
+        let mut connection = self.link.connection.borrow_mut();
+        let result = if bytes == 0 {
+            self.ended = Some(Ended::Closed);
+            connection.handle_eof()
+        } else {
+            connection.handle_input(now, data, self.fds.drain(..))
+        };
+        drop(connection);
+        // What came before the fault is legal and is served as far as it still can be.
+        self.handle_events(now);
+        if let Err(error) = result {
+            self.ended = Some(Ended::Protocol(error));
+        }
+    }
+
+    fn handle_events(&mut self, now: Instant) {
+        loop {
+            let Some(event) = self.link.connection.borrow_mut().poll_event() else { break };
+            if matches!(event, Event::Greeted(_)) {
+                self.handshake = None;
+            }
+            self.hub.handle_event(now, self.id, event);
+        }
+        self.hub.pump(now);
+    }
+
+    /// Writes what there is, as far as the socket takes it. Tells when the session is over.
+    fn flush(&mut self) -> Option<Ended> {
+        let mut transmit = self.unwritten.take().unwrap_or_else(|| self.hub.spare_transmit());
+        let result = loop {
+            if transmit.is_empty() && !self.link.connection.borrow_mut().poll_transmit(&mut transmit) {
+                break Ok(());
+            }
+            match self.write(&mut transmit) {
+                Ok(0) => break Err(ErrorKind::WriteZero.into()),
+                Ok(_) => self.blocked_since = None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        let unread = transmit.len() + self.link.connection.borrow().unsent().bytes;
+        self.hub.note_unread(self.id, unread);
+        match result {
+            Ok(()) => {
+                self.hub.keep_transmit(transmit);
+                self.is_over()
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.unwritten = Some(transmit);
+                self.blocked_since.get_or_insert_with(Instant::now);
+                // A peer that is gone, or broke the protocol, is owed no patience.
+                self.ended.take_if(|ended| !matches!(ended, Ended::Protocol(_)))
+            }
+            Err(error) => Some(self.ended.take().unwrap_or(Ended::Io(error))),
+        }
+    }
+
+    fn is_over(&mut self) -> Option<Ended> {
+        if let Some(ended) = self.ended.take() {
+            return Some(ended);
+        }
+        let connection = self.link.connection.borrow();
+        if connection.is_drained() {
+            return Some(Ended::Closed);
+        }
+        connection.is_closed().then_some(Ended::Refused)
+    }
+
+    fn write(&mut self, transmit: &mut Transmit<Attachment>) -> std::io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); WRITE_SLICES];
+        let filled = transmit.slices(&mut slices);
+        let written = if transmit.fds().is_empty() {
+            self.stream.try_write(&slices[..filled], &[])?
+        } else {
+            let fds: Vec<BorrowedFd<'_>> = transmit.fds().iter().map(AsFd::as_fd).collect();
+            self.stream.try_write(&slices[..filled], &fds)?
+        };
+        transmit.advance(written);
+        Ok(written)
+    }
+}
