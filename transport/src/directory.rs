@@ -78,7 +78,7 @@ pub enum DirectoryFault {
         wanted: u32,
     },
     /// The group of `access` can't be given to a file.
-    #[error("{} can't be given to {group}: this process is neither root nor a member", path.display())]
+    #[error("{} can't be given to {group}: this process is no member, nor root over it", path.display())]
     Group {
         /// The file or directory.
         path: PathBuf,
@@ -335,7 +335,8 @@ fn root_is_unnamed() -> bool {
 
 fn group_fault(path: PathBuf, gid: u32, error: Errno) -> DirectoryFault {
     match error {
-        Errno::PERM => DirectoryFault::Group { path, group: describe_gid(gid) },
+        // EINVAL: the group doesn't exist in this user namespace.
+        Errno::PERM | Errno::INVAL => DirectoryFault::Group { path, group: describe_gid(gid) },
         error => DirectoryFault::Io { path, doing: "chgrp", source: error.into() },
     }
 }

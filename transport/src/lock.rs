@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat, ftruncate, openat};
 use rustix::io::{Errno, pread, pwrite};
+use rustix::process::{Pid, test_kill_process};
 
 use crate::directory::SocketDirectory;
 
@@ -88,7 +89,10 @@ fn open_file(directory: &SocketDirectory, name: &OsStr) -> Result<OwnedFd, LockF
 fn read_pid(file: &OwnedFd) -> Option<u32> {
     let mut text = [0; 16];
     let read = pread(file, &mut text[..], 0).ok()?;
-    std::str::from_utf8(&text[..read]).ok()?.strip_suffix('\n')?.parse().ok()
+    let pid: i32 = std::str::from_utf8(&text[..read]).ok()?.strip_suffix('\n')?.parse().ok()?;
+    // The holder may have taken the lock from one that was killed, and not have got to writing yet.
+    let running = !matches!(test_kill_process(Pid::from_raw(pid)?), Err(Errno::SRCH));
+    u32::try_from(pid).ok().filter(|_| running)
 }
 
 fn io_fault(error: Errno) -> LockFault {

@@ -114,6 +114,7 @@ impl AsyncStream {
         buf: &mut BytesMut,
         fds: &mut VecDeque<Attachment>,
     ) -> Poll<io::Result<Received>> {
+        self.watch_for(false)?;
         loop {
             let _ = ready!(self.io()?.poll_read_ready(context)?);
             match self.try_read(buf, fds) {

@@ -225,6 +225,7 @@ pub(crate) mod counters {
     }
 
     /// `sendmsg` calls of this thread so far.
+    #[cfg(feature = "tokio")]
     pub(crate) fn sends() -> usize {
         SENDS.get()
     }
