@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use invoked_macros::{command, generate_handler};
 use invoked_proto::body::{Body, Message};
 use invoked_proto::name::PluginName;
 use invoked_proto::registry::ErrorCode;
@@ -20,7 +21,6 @@ use super::{
 };
 use crate::authority::load::PasswdFiles;
 use crate::authority::{Format, Grant, PeerFacts, PluginManifest, Policy, Source, Verdict};
-use crate::{command, generate_handler};
 
 // The call.
 
