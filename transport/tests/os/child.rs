@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use invoked_transport::{Access, Address, BindFault, Listener, Stream};
+use invoked_transport::{Access, Address, BindFault, Listener, Stream, process_env};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tempfile::TempDir;
 
@@ -191,6 +191,7 @@ pub(crate) fn run() {
         "serve" => serve(&address),
         "race" => race(&address),
         "narrow umask" => narrow_umask(&address),
+        "activated" => activated(),
         "leaks" => crate::leaks::count(&address),
         other => panic!("there is no role {other}"),
     }
@@ -245,4 +246,17 @@ fn narrow_umask(address: &Address) {
     let socket = address.socket_path().expect("a path");
     let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o7777;
     say(format!("{:o} {:o}", mode(socket.parent().expect("a directory")), mode(socket)));
+}
+
+/// Takes the listener that was passed to it, twice.
+fn activated() {
+    match Listener::inherited(&process_env) {
+        Ok(Some(listener)) => {
+            assert!(Listener::inherited(&process_env).expect("taken").is_none());
+            listener.try_accept().expect("a connection waits");
+            say(listener.address().to_string());
+        }
+        Ok(None) => say("nothing"),
+        Err(error) => say(error.to_string()),
+    }
 }

@@ -7,6 +7,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Stdio;
 
 use invoked_transport::{
     Access, Address, AdoptError, BindFault, ConnectFault, DirectoryFault, Listener, PipeName, Stream,
@@ -306,4 +307,31 @@ fn an_inherited_listener_is_adopted_and_its_file_left_alone() {
         SocketAddr::from_abstract_name(format!("invoked-test-{}", std::process::id())).expect("a name");
     let abstract_listener = UnixListener::bind_addr(&name).expect("bound");
     assert!(matches!(refused(abstract_listener.into()), AdoptError::Unnamed));
+}
+
+/// The shell stands for systemd: it passes its standard input as descriptor 3, or none, to the program that it becomes.
+fn activated(stdin: Stdio, passing: &str) -> String {
+    let script = format!(r#"LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@" 3<&{passing}"#);
+    let unused = Address::unix("/unused").expect("legal");
+    let mut child = Start::through(
+        &["sh", "-c", &format!("export LISTEN_FDS LISTEN_PID; {script}")],
+        "activated",
+        &unused,
+    )
+    .stdin(stdin)
+    .spawn();
+    child.next()
+}
+
+#[test]
+fn a_listener_that_systemd_passed_is_taken_once() {
+    let place = Place::new();
+    let path = place.path("activated.sock");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let _client = UnixStream::connect(&path).expect("connected");
+    assert_eq!(activated(OwnedFd::from(listener).into(), "0"), format!("unix:{}", path.display()));
+    let said = activated(Stdio::null(), "0");
+    assert!(said.contains("not a socket") || said.contains("refuses"), "{said}");
+    let said = activated(Stdio::null(), "-");
+    assert!(said.contains("Bad file descriptor"), "{said}");
 }
