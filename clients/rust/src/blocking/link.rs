@@ -1,0 +1,335 @@
+//! One connection of the blocking client, and the threads that share it.
+//!
+//! Leader and follower: of the threads that wait, one at a time reads the socket (it has taken the read buffer out of the
+//! state) and hands the others what is theirs; when its own answer comes, it puts the buffer back and wakes another. So a
+//! single thread makes a call with one `sendmsg` and one `recvmsg`, and no thread of the library's own exists.
+//!
+//! Each thread that runs looks at the whole state again, takes a role that is free, and on leaving wakes one that waits if a
+//! role is still free ([`State::nudge`]). That, and that nobody sleeps without being in `parked`, is why nobody is forgotten.
+//!
+//! It owns the waiting. What a frame means is the core's.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::Shutdown;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use invoked_proto::registry::Delivery;
+use invoked_transport::{Attachment, Interest, Stream};
+
+use crate::core::{Core, Loss, Outcome, StreamId};
+use crate::dial::{ConnectionInfo, dial};
+use crate::error::Error;
+use crate::options::Options;
+use crate::request::Prepared;
+use crate::traffic::{ReadBuffer, flush, is_passing};
+
+/// The longest that a reading thread stays away. It can't be woken from outside, and output that another thread has left
+/// behind must go on well within the daemon's patience for a frame that was begun (10 s).
+const LONGEST_READ: Duration = Duration::from_secs(4);
+
+/// How often a thread that waits for room to write looks whether somebody still reads. Nobody does if the last reader
+/// left with its answer meanwhile, and a daemon whose answers are not read takes no more calls.
+const WRITER_PAUSE: Duration = Duration::from_millis(10);
+
+/// A connection that threads share.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: Stream,
+    state: Mutex<State>,
+    info: ConnectionInfo,
+}
+
+#[derive(Debug)]
+struct State {
+    core: Core<Attachment, Thread>,
+    /// Taken by the thread that reads.
+    buffer: Option<ReadBuffer>,
+    /// A thread waits for room to write.
+    writing: bool,
+    /// Threads that sleep, the one that has slept longest first.
+    parked: VecDeque<Parked>,
+    next_parked: u64,
+    /// The socket is shut down after a loss.
+    shut: bool,
+}
+
+#[derive(Debug)]
+struct Parked {
+    id: u64,
+    thread: Thread,
+    wants: Wants,
+}
+
+/// What a thread waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    /// A slot for a call.
+    Slot,
+    /// The end of something that is open.
+    End,
+}
+
+impl Link {
+    /// Connects and shakes hands.
+    pub(super) fn connect(options: &Options, generation: u64) -> Result<Self, Error> {
+        let dialled = dial(options)?;
+        let now = Instant::now();
+        let state = State {
+            core: Core::new(options.settings(), &options.hello(), now)?,
+            buffer: Some(ReadBuffer::default()),
+            writing: false,
+            parked: VecDeque::new(),
+            next_parked: 0,
+            shut: false,
+        };
+        let info = ConnectionInfo::new(&dialled, generation);
+        let mut link = Link { stream: dialled.stream, state: Mutex::new(state), info };
+        link.flush(&mut link.lock());
+        let deadline = now.checked_add(options.connect_timeout);
+        let welcomed = link.wait(deadline, Wants::End, |state| state.core.poll_welcome());
+        let (instance, welcome) =
+            welcomed.unwrap_or_else(|| Err(Error::turned_away(&Loss::HandshakeTimeout)))?;
+        link.info.complete(instance, &welcome);
+        Ok(link)
+    }
+
+    pub(super) fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    /// Whether calls can be made, as far as is known.
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().core.closed().is_none()
+    }
+
+    /// Whether calls can be made, as far as the socket shows without waiting.
+    pub(super) fn is_usable(&self) -> bool {
+        let mut state = self.lock();
+        if let Some(mut buffer) = state.buffer.take() {
+            // Nobody reads, so what the daemon said since the last call is still unread.
+            let result = buffer.fill(|bytes, fds| self.stream.try_read(bytes, fds));
+            self.take_input(&mut state, buffer, result);
+        }
+        state.core.closed().is_none()
+    }
+
+    /// Makes a call and waits for its end.
+    pub(super) fn call(&self, call: Prepared) -> Outcome {
+        let deadline = call.deadline;
+        let mut call = Some(call);
+        let opened = self.wait(deadline, Wants::Slot, |state| self.open(state, &mut call));
+        let stream = opened.unwrap_or_else(|| Err(Error::deadline(Delivery::NotDelivered)))?;
+        let outcome = self.wait(deadline, Wants::End, |state| state.core.take(stream, thread::current));
+        outcome.unwrap_or_else(|| self.give_up(stream))
+    }
+
+    fn open(&self, state: &mut State, call: &mut Option<Prepared>) -> Option<Result<StreamId, Error>> {
+        if state.core.must_wait() {
+            return None;
+        }
+        let (call, now) = (call.take()?, Instant::now());
+        if call.is_late(now) {
+            return Some(Err(Error::deadline(Delivery::NotDelivered)));
+        }
+        let opened = state.core.call(call.into_request(now));
+        self.flush(state);
+        Some(opened)
+    }
+
+    /// The deadline has passed.
+    fn give_up(&self, stream: StreamId) -> Outcome {
+        let mut state = self.lock();
+        if let Some(outcome) = state.core.take(stream, thread::current) {
+            // It came at the last moment.
+            return outcome;
+        }
+        let delivery = state.core.cancel(stream);
+        self.flush(&mut state);
+        state.nudge();
+        Err(Error::deadline(delivery))
+    }
+
+    /// Waits until `ready` gives something, and keeps the connection going meanwhile; `None` at the deadline.
+    fn wait<T>(
+        &self,
+        deadline: Option<Instant>,
+        wants: Wants,
+        mut ready: impl FnMut(&mut State) -> Option<T>,
+    ) -> Option<T> {
+        let mut state = self.lock();
+        loop {
+            if let Some(found) = ready(&mut state) {
+                state.nudge();
+                return Some(found);
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                state.nudge();
+                return None;
+            }
+            if state.core.poll_timeout().is_some_and(|at| at <= now) {
+                state.core.handle_timeout(now);
+                self.settle(&mut state);
+                continue;
+            }
+            let until = [deadline, state.core.poll_timeout()].into_iter().flatten().min();
+            let left = until.map(|until| until.saturating_duration_since(now));
+            state = self.take_part(state, left, wants);
+        }
+    }
+
+    /// Takes the role that is free and returns once something may have changed, after `left` at the latest.
+    fn take_part<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        left: Option<Duration>,
+        wants: Wants,
+    ) -> MutexGuard<'a, State> {
+        let must_write = state.core.has_output() && !state.writing;
+        if let Some(buffer) = state.buffer.take() {
+            return self.read(state, buffer, left, must_write);
+        }
+        if must_write {
+            state.writing = true;
+            drop(state);
+            let pause = left.map_or(WRITER_PAUSE, |left| left.min(WRITER_PAUSE));
+            let waited = self.stream.wait(Interest::Write, Some(pause));
+            let mut state = self.lock();
+            state.writing = false;
+            match waited {
+                Ok(ready) if ready.writable => self.flush(&mut state),
+                Ok(_) => {}
+                Err(error) => self.fail(&mut state, error),
+            }
+            return state;
+        }
+        let id = state.park(wants);
+        drop(state);
+        match left {
+            Some(left) => thread::park_timeout(left),
+            None => thread::park(),
+        }
+        let mut state = self.lock();
+        state.parked.retain(|parked| parked.id != id);
+        state
+    }
+
+    /// Reads once, and writes too if output waits and nobody else sees to it.
+    fn read<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        mut buffer: ReadBuffer,
+        left: Option<Duration>,
+        must_write: bool,
+    ) -> MutexGuard<'a, State> {
+        let left = Some(left.map_or(LONGEST_READ, |left| left.min(LONGEST_READ)));
+        if state.core.is_broken() {
+            let result = buffer.fill(|bytes, fds| self.stream.try_read(bytes, fds));
+            let nothing_left = result.as_ref().is_err_and(is_passing);
+            self.take_input(&mut state, buffer, result);
+            if nothing_left {
+                state.core.handle_read_error(io::ErrorKind::BrokenPipe.into());
+                self.settle(&mut state);
+            }
+            return state;
+        }
+        if !must_write {
+            drop(state);
+            let result = buffer.fill(|bytes, fds| self.stream.recv_wait(bytes, fds, left));
+            let mut state = self.lock();
+            self.take_input(&mut state, buffer, result);
+            return state;
+        }
+        state.writing = true;
+        drop(state);
+        let waited = self.stream.wait(Interest::ReadWrite, left);
+        let result = match waited {
+            Ok(ready) if ready.readable => buffer.fill(|bytes, fds| self.stream.try_read(bytes, fds)),
+            Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error),
+        };
+        let mut state = self.lock();
+        state.writing = false;
+        self.take_input(&mut state, buffer, result);
+        self.flush(&mut state);
+        state
+    }
+
+    /// Puts the read buffer back and turns what it brought into outcomes.
+    fn take_input(&self, state: &mut State, mut buffer: ReadBuffer, result: io::Result<()>) {
+        buffer.drain(result, &mut state.core);
+        state.buffer = Some(buffer);
+        self.settle(state);
+    }
+
+    /// Writes what waits, as far as the socket takes it.
+    fn flush(&self, state: &mut State) {
+        flush(&mut state.core, |slices| self.stream.try_write(slices, &[]));
+    }
+
+    /// The socket is of no use.
+    fn fail(&self, state: &mut State, error: io::Error) {
+        state.core.handle_read_error(error);
+        self.settle(state);
+    }
+
+    /// Wakes whom the last change concerns; after a loss, sends the last word and closes the socket for all.
+    fn settle(&self, state: &mut State) {
+        if state.core.is_lost() && !state.shut {
+            state.shut = true;
+            self.flush(state);
+            // Best effort: a socket that is gone can't be shut down.
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+        let me = thread::current().id();
+        while let Some(thread) = state.core.poll_woken() {
+            if thread.id() != me {
+                thread.unpark();
+            }
+        }
+        state.nudge();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code of a caller runs under the lock, and a core is whole between its calls.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn park(&mut self, wants: Wants) -> u64 {
+        let id = self.next_parked;
+        self.next_parked += 1;
+        self.parked.push_back(Parked { id, thread: thread::current(), wants });
+        id
+    }
+
+    /// Wakes one thread for each thing that nobody sees to. It is awake, or about to be, as long as it stands in `parked`,
+    /// so waking it again is harmless, and it looks at everything before it sleeps again.
+    fn nudge(&self) {
+        if self.parked.is_empty() {
+            return;
+        }
+        let unread = self.buffer.is_some();
+        let unwritten = self.core.has_output() && !self.writing;
+        if (unread || unwritten)
+            && let Some(parked) = self.parked.front()
+        {
+            parked.thread.unpark();
+        }
+        if self.core.closed().is_some() {
+            // Those that wait for a slot will not get one.
+            self.parked
+                .iter()
+                .filter(|parked| parked.wants == Wants::Slot)
+                .for_each(|parked| parked.thread.unpark());
+        } else if self.core.room() > 0
+            && let Some(parked) = self.parked.iter().find(|parked| parked.wants == Wants::Slot)
+        {
+            parked.thread.unpark();
+        }
+    }
+}

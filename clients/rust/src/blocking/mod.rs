@@ -1,0 +1,174 @@
+//! The client for threads: no runtime, no thread of its own.
+
+mod link;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::link::Link;
+use crate::dial::ConnectionInfo;
+use crate::error::Error;
+use crate::options::{Options, Reconnect};
+use crate::reply::Reply;
+use crate::request::{Call, Prepared};
+
+/// A connection to a daemon, for any number of threads.
+///
+/// The thread that waits for an answer reads the socket itself, so a call costs one `sendmsg` and one `recvmsg` and no
+/// change of thread. Nothing is read while nobody waits. Clones share the connection.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use invoked_client::{Options, blocking::Client};
+///
+/// let client = Client::connect(Options::new())?;
+/// let picture = std::fs::read("in.png")?;
+/// let reply = client.call("thumbs.resize").arg("width", 200).attach(picture).timeout(Duration::from_secs(2)).send()?;
+/// std::fs::write("out.png", reply.into_bytes())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    /// The connection that new calls use; earlier ones live as long as calls on them.
+    link: Mutex<Arc<Link>>,
+    /// Held while connecting anew, so that threads which find the same loss make one connection.
+    renewing: Mutex<()>,
+}
+
+impl Client {
+    /// Connects, and waits until the daemon has taken the connection.
+    ///
+    /// # Errors
+    /// `unavailable` if nobody answers at the address, or not whom the options trust: the message names the address, why it
+    /// was chosen, and what is there. The daemon's own code if it turns the client away.
+    pub fn connect(options: Options) -> Result<Self, Error> {
+        let link = Link::connect(&options, 1)?;
+        let link = Mutex::new(Arc::new(link));
+        Ok(Client { inner: Arc::new(Inner { options, link, renewing: Mutex::new(()) }) })
+    }
+
+    /// Begins a call; [`Call::send`] sends it.
+    pub fn call(&self, command: &str) -> Call<'_, Self> {
+        Call::new(self, command)
+    }
+
+    /// Calls `command` with `args` as JSON and reads its JSON result.
+    ///
+    /// # Errors
+    /// As [`Call::send`] and [`Reply::json`].
+    pub fn invoke<R: DeserializeOwned>(
+        &self,
+        command: &str,
+        args: &(impl Serialize + ?Sized),
+    ) -> Result<R, Error> {
+        self.call(command).args(args).send()?.json()
+    }
+
+    /// Whether new calls can be made on the connection, as far as its socket shows without waiting. It may be lost the
+    /// moment after.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.link().is_usable()
+    }
+
+    /// What is known of the connection.
+    #[must_use]
+    pub fn info(&self) -> ConnectionInfo {
+        self.link().info().clone()
+    }
+
+    /// Which connection of this client's is in use: 1 at first, one more after each reconnect.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.link().info().generation
+    }
+
+    /// A number that changes with each start of the daemon: if it changed, what the daemon held for this client is gone.
+    #[must_use]
+    pub fn daemon_instance(&self) -> u64 {
+        self.link().info().daemon_instance
+    }
+
+    /// Makes a new connection for the calls from here on, whatever the state of the old one. Calls that are open on the old
+    /// one end there.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); the old connection stays in use then.
+    pub fn reconnect(&self) -> Result<(), Error> {
+        let old = self.link();
+        self.renew(&old).map(drop)
+    }
+
+    /// Asks the daemon whether it is there (`core.ping`), and says how long the answer took.
+    ///
+    /// # Errors
+    /// As [`Call::send`].
+    pub fn ping(&self) -> Result<Duration, Error> {
+        let start = Instant::now();
+        self.call("core.ping").idempotent().send()?;
+        Ok(start.elapsed())
+    }
+
+    /// Asks the daemon who it takes this process for (`core.whoami`).
+    ///
+    /// # Errors
+    /// As [`Call::send`] and [`Reply::json`].
+    pub fn whoami(&self) -> Result<serde_json::Value, Error> {
+        self.call("core.whoami").idempotent().send()?.json()
+    }
+
+    fn dispatch(&self, call: Prepared) -> Result<Reply, Error> {
+        let reconnect = self.inner.options.reconnect;
+        let mut link = self.link();
+        if reconnect != Reconnect::Explicit && !link.is_open() {
+            link = self.renew(&link)?;
+        }
+        let again = (reconnect == Reconnect::AutomaticResend).then(|| call.clone());
+        match (link.call(call), again) {
+            (Err(error), Some(again)) if again.may_follow(&error) => self.renew(&link)?.call(again),
+            (outcome, _) => outcome,
+        }
+    }
+
+    fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.inner.link.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces `old`, unless somebody has just done so.
+    fn renew(&self, old: &Arc<Link>) -> Result<Arc<Link>, Error> {
+        let _turn = self.inner.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.link();
+        if !Arc::ptr_eq(&current, old) {
+            return Ok(current);
+        }
+        let new = Arc::new(Link::connect(&self.inner.options, old.info().generation + 1)?);
+        *self.inner.link.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        Ok(new)
+    }
+}
+
+impl Call<'_, Client> {
+    /// Sends the call and waits for its result.
+    ///
+    /// Any number of threads may do so at once. A call beyond what the daemon allows to be open waits for another to end.
+    /// At the deadline the daemon is told to cancel.
+    ///
+    /// # Errors
+    /// What the daemon or the command answered; `deadline_exceeded`; `unavailable` if the connection was lost;
+    /// `invalid_argument` or `too_large` if the call can't be sent. [`Error::delivery`] says whether the command may have
+    /// run.
+    pub fn send(self) -> Result<Reply, Error> {
+        let client = self.client;
+        let call = self.prepare(client.inner.options.timeout)?;
+        client.dispatch(call)
+    }
+}

@@ -1,0 +1,342 @@
+//! One connection of the async client, and the task that serves it.
+//!
+//! A caller's own task writes its call to the socket at once. The answer is read by the driver, one task per connection
+//! that ends with it: unlike a thread, a future that has been polled once may never be polled again, so no caller can be
+//! trusted to read for the others.
+//!
+//! The lock is held for moments and never across an await. Whoever is woken is woken outside of it.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use invoked_proto::metadata::Welcome;
+use invoked_proto::registry::Delivery;
+use invoked_transport::{AsyncStream, Attachment, Interest, Stream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep_until, timeout_at};
+
+use crate::core::{Core, Loss, Outcome, StreamId};
+use crate::dial::{ConnectionInfo, Dialled, dial};
+use crate::error::{Error, Retry};
+use crate::options::Options;
+use crate::request::Prepared;
+use crate::traffic::{ReadBuffer, flush};
+
+/// A connection that tasks share. Dropping it ends the driver.
+#[derive(Debug)]
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    driver: JoinHandle<()>,
+    info: ConnectionInfo,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// A permit for each call that may still be opened; closed when no call can be.
+    slots: Semaphore,
+}
+
+#[derive(Debug)]
+struct State {
+    core: Core<Attachment, Waker>,
+    stream: AsyncStream,
+    /// The driver, while it waits.
+    driver: Option<Waker>,
+    /// Whoever waits for the end of the handshake.
+    greeter: Option<Waker>,
+    /// Calls whose permits are taken for good until they end.
+    open: usize,
+}
+
+impl Link {
+    /// Connects and shakes hands.
+    pub(super) async fn connect(options: &Options, generation: u64) -> Result<Self, Error> {
+        let late = || Error::turned_away(&Loss::HandshakeTimeout);
+        let Some(deadline) = Instant::now().checked_add(options.connect_timeout) else {
+            return Self::connect_by(options, generation).await;
+        };
+        timeout_at(deadline.into(), Self::connect_by(options, generation))
+            .await
+            .unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn connect_by(options: &Options, generation: u64) -> Result<Self, Error> {
+        let dialling = options.clone();
+        let dialled = tokio::task::spawn_blocking(move || dial(&dialling)).await.map_err(|error| {
+            let message = "the runtime ended while connecting".to_owned();
+            Error::no_connection(message, Retry::Useless, Some(io::Error::other(error)))
+        })??;
+        let mut info = ConnectionInfo::new(&dialled, generation);
+        let Dialled { stream, .. } = dialled;
+        let core = Core::new(options.settings(), &options.hello(), Instant::now())?;
+        let shared = Arc::new(Shared::new(core, stream)?);
+        let driver = tokio::spawn(Driver::new(Arc::clone(&shared)));
+        let guard = Link { shared, driver, info: info.clone() };
+        let (instance, welcome) = guard.shared.welcomed().await?;
+        info.complete(instance, &welcome);
+        let mut link = guard;
+        link.info = info;
+        Ok(link)
+    }
+
+    pub(super) fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    /// Whether calls can be made, as far as is known. The driver always listens, so a loss is known soon.
+    pub(super) fn is_open(&self) -> bool {
+        self.shared.lock().core.closed().is_none()
+    }
+
+    /// Makes a call and waits for its end. Dropping the future cancels the call.
+    pub(super) async fn call(&self, call: Prepared) -> Outcome {
+        let mut flight = Flight { shared: &self.shared, stream: None };
+        let Some(deadline) = call.deadline else { return flight.run(call).await };
+        match timeout_at(deadline.into(), flight.run(call)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::deadline(flight.cancel())),
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A call of one caller; dropping it before its end sends CANCEL, without waiting.
+struct Flight<'l> {
+    shared: &'l Shared,
+    stream: Option<StreamId>,
+}
+
+impl Flight<'_> {
+    async fn run(&mut self, call: Prepared) -> Outcome {
+        let shared = self.shared;
+        // A closed semaphore is told apart below: the core knows why.
+        let permit = shared.slots.acquire().await.ok();
+        let stream = shared.open(call)?;
+        self.stream = Some(stream);
+        if let Some(permit) = permit {
+            permit.forget();
+        }
+        let outcome = poll_fn(|context| {
+            let taken = shared.lock().core.take(stream, || context.waker().clone());
+            taken.map_or(Poll::Pending, Poll::Ready)
+        });
+        let outcome = outcome.await;
+        self.stream = None;
+        outcome
+    }
+
+    fn cancel(&mut self) -> Delivery {
+        let Some(stream) = self.stream.take() else { return Delivery::NotDelivered };
+        self.shared.update(|state| state.core.cancel(stream))
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+impl Shared {
+    fn new(core: Core<Attachment, Waker>, stream: Stream) -> Result<Self, Error> {
+        let stream = AsyncStream::new(stream).map_err(|error| {
+            let message = "the socket can't be watched by the runtime".to_owned();
+            Error::no_connection(message, Retry::Useless, Some(error))
+        })?;
+        let state = State { core, stream, driver: None, greeter: None, open: 0 };
+        Ok(Shared { state: Mutex::new(state), slots: Semaphore::new(0) })
+    }
+
+    /// Waits for the end of the handshake.
+    async fn welcomed(&self) -> Result<(u64, Welcome), Error> {
+        let welcomed = poll_fn(|context| {
+            let mut state = self.lock();
+            let Some(welcome) = state.core.poll_welcome() else {
+                state.greeter = Some(context.waker().clone());
+                return Poll::Pending;
+            };
+            // At least one, so that a daemon that allows no call is asked, and the caller told.
+            self.slots.add_permits(state.core.room().clamp(1, Semaphore::MAX_PERMITS));
+            Poll::Ready(welcome)
+        });
+        welcomed.await
+    }
+
+    fn open(&self, call: Prepared) -> Result<StreamId, Error> {
+        let now = Instant::now();
+        if call.is_late(now) {
+            return Err(Error::deadline(Delivery::NotDelivered));
+        }
+        self.update(|state| {
+            let stream = state.core.call(call.into_request(now))?;
+            state.open += 1;
+            Ok(stream)
+        })
+    }
+
+    /// Changes the state for a caller, writes what that gives to write, and wakes whom it concerns.
+    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut news = News::default();
+        let mut state = self.lock();
+        let result = change(&mut state);
+        state.flush();
+        state.settle(&mut news);
+        if state.core.has_output() {
+            // The socket is full; the driver waits for room.
+            news.woken.extend(state.driver.take());
+        }
+        drop(state);
+        news.spread(&self.slots);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code of a caller runs under the lock, and a core is whole between its calls.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whom a change concerns. It is gathered under the lock and spread outside of it.
+#[derive(Debug, Default)]
+struct News {
+    woken: Vec<Waker>,
+    /// Slots of calls that ended.
+    freed: usize,
+    closed: bool,
+}
+
+impl News {
+    fn spread(&mut self, slots: &Semaphore) {
+        if self.closed {
+            slots.close();
+        }
+        let freed = std::mem::take(&mut self.freed);
+        if freed > 0 {
+            slots.add_permits(freed);
+        }
+        self.woken.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl State {
+    /// Notes whom the last change concerns.
+    fn settle(&mut self, news: &mut News) {
+        news.woken.extend(std::iter::from_fn(|| self.core.poll_woken()));
+        let open = self.core.open_calls();
+        news.freed += self.open.saturating_sub(open);
+        self.open = self.open.min(open);
+        news.closed |= self.core.closed().is_some();
+        if self.greeter.is_some() && self.core.poll_welcome().is_some() {
+            news.woken.extend(self.greeter.take());
+        }
+    }
+
+    /// Writes what waits, as far as the socket takes it.
+    fn flush(&mut self) {
+        let State { core, stream, .. } = self;
+        flush(core, |slices| stream.try_write(slices, &[]));
+    }
+}
+
+/// Reads the socket, writes what callers could not, and keeps the connection's clocks, until the connection is lost.
+struct Driver {
+    shared: Arc<Shared>,
+    buffer: ReadBuffer,
+    timer: Option<Pin<Box<Sleep>>>,
+    news: News,
+}
+
+impl Driver {
+    fn new(shared: Arc<Shared>) -> Self {
+        Driver { shared, buffer: ReadBuffer::default(), timer: None, news: News::default() }
+    }
+
+    fn spread(&mut self) {
+        self.news.spread(&self.shared.slots);
+    }
+
+    /// Does what can be done now; ready when the connection is lost.
+    fn advance(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        loop {
+            state.flush();
+            if state.core.is_lost() {
+                // Best effort: a socket that is gone can't be shut down.
+                let _ = state.stream.shutdown(Shutdown::Both);
+                state.settle(&mut self.news);
+                return Poll::Ready(());
+            }
+            let interest = if state.core.has_output() { Interest::ReadWrite } else { Interest::Read };
+            match state.stream.poll_ready(context, interest) {
+                Poll::Ready(Ok(ready)) if ready.readable => {
+                    let State { core, stream, .. } = &mut *state;
+                    let result = self.buffer.fill(|bytes, fds| stream.try_read(bytes, fds));
+                    self.buffer.drain(result, core);
+                }
+                // Room to write: at the top of the loop.
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => state.core.handle_read_error(error),
+                Poll::Pending if self.poll_clock(&mut state, context) => {}
+                Poll::Pending => {
+                    state.settle(&mut self.news);
+                    state.driver = Some(context.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Tells the core the time when it wants to be told; true if that may have changed something.
+    fn poll_clock(&mut self, state: &mut State, context: &mut Context<'_>) -> bool {
+        let Some(at) = state.core.poll_timeout() else {
+            self.timer = None;
+            return false;
+        };
+        let at = tokio::time::Instant::from_std(at);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if timer.deadline() != at {
+            timer.as_mut().reset(at);
+        }
+        if timer.as_mut().poll(context).is_pending() {
+            return false;
+        }
+        self.timer = None;
+        state.core.handle_timeout(Instant::now());
+        true
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let polled = self.advance(context);
+        self.spread();
+        polled
+    }
+}
+
+/// However the driver ends, nobody waits for what it will not read any more.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        state.core.lose(Loss::RuntimeEnded);
+        state.settle(&mut self.news);
+        drop(state);
+        self.spread();
+    }
+}

@@ -1,0 +1,183 @@
+//! The client for tokio.
+
+mod link;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+
+use self::link::Link;
+use crate::dial::ConnectionInfo;
+use crate::error::Error;
+use crate::options::{Options, Reconnect};
+use crate::reply::Reply;
+use crate::request::{Call, Prepared};
+
+/// A connection to a daemon, for any number of tasks.
+///
+/// It belongs to the tokio runtime that it connects in, which must have I/O and time enabled; it may be called from others.
+/// A call is written by the task that makes it. One task per connection reads the answers; it ends with the last clone of the
+/// client. Clones share the connection.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use invoked_client::{Client, Options};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::connect(Options::new()).await?;
+/// let picture = std::fs::read("in.png")?;
+/// let resize = client.call("thumbs.resize").arg("width", 200).attach(picture).timeout(Duration::from_secs(2));
+/// std::fs::write("out.png", resize.send().await?.into_bytes())?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    /// The connection that new calls use; earlier ones live as long as calls on them.
+    link: Mutex<Arc<Link>>,
+    /// One permit: whose turn it is to connect anew, so that tasks which find the same loss make one connection.
+    renewing: Semaphore,
+}
+
+impl Client {
+    /// Connects, and waits until the daemon has taken the connection. Cancel safe.
+    ///
+    /// # Errors
+    /// `unavailable` if nobody answers at the address, or not whom the options trust: the message names the address, why it
+    /// was chosen, and what is there. The daemon's own code if it turns the client away.
+    pub async fn connect(options: Options) -> Result<Self, Error> {
+        let link = Link::connect(&options, 1).await?;
+        let link = Mutex::new(Arc::new(link));
+        Ok(Client { inner: Arc::new(Inner { options, link, renewing: Semaphore::new(1) }) })
+    }
+
+    /// Begins a call; [`Call::send`] sends it.
+    pub fn call(&self, command: &str) -> Call<'_, Self> {
+        Call::new(self, command)
+    }
+
+    /// Calls `command` with `args` as JSON and reads its JSON result. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// As [`Call::send`] and [`Reply::json`].
+    pub async fn invoke<R: DeserializeOwned>(
+        &self,
+        command: &str,
+        args: &(impl Serialize + ?Sized),
+    ) -> Result<R, Error> {
+        self.call(command).args(args).send().await?.json()
+    }
+
+    /// Whether new calls can be made on the connection, as far as is known. It may be lost the moment after.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.link().is_open()
+    }
+
+    /// What is known of the connection.
+    #[must_use]
+    pub fn info(&self) -> ConnectionInfo {
+        self.link().info().clone()
+    }
+
+    /// Which connection of this client's is in use: 1 at first, one more after each reconnect.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.link().info().generation
+    }
+
+    /// A number that changes with each start of the daemon: if it changed, what the daemon held for this client is gone.
+    #[must_use]
+    pub fn daemon_instance(&self) -> u64 {
+        self.link().info().daemon_instance
+    }
+
+    /// Makes a new connection for the calls from here on, whatever the state of the old one. Calls that are open on the old
+    /// one end there. Cancel safe: the old connection stays in use then.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); the old connection stays in use then.
+    pub async fn reconnect(&self) -> Result<(), Error> {
+        let old = self.link();
+        self.renew(&old).await.map(drop)
+    }
+
+    /// Asks the daemon whether it is there (`core.ping`), and says how long the answer took. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Call::send`].
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        let start = Instant::now();
+        self.call("core.ping").idempotent().send().await?;
+        Ok(start.elapsed())
+    }
+
+    /// Asks the daemon who it takes this process for (`core.whoami`). Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Call::send`] and [`Reply::json`].
+    pub async fn whoami(&self) -> Result<serde_json::Value, Error> {
+        self.call("core.whoami").idempotent().send().await?.json()
+    }
+
+    async fn dispatch(&self, call: Prepared) -> Result<Reply, Error> {
+        let reconnect = self.inner.options.reconnect;
+        let mut link = self.link();
+        if reconnect != Reconnect::Explicit && !link.is_open() {
+            link = self.renew(&link).await?;
+        }
+        let again = (reconnect == Reconnect::AutomaticResend).then(|| call.clone());
+        match (link.call(call).await, again) {
+            (Err(error), Some(again)) if again.may_follow(&error) => {
+                self.renew(&link).await?.call(again).await
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.inner.link.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces `old`, unless somebody has just done so.
+    async fn renew(&self, old: &Arc<Link>) -> Result<Arc<Link>, Error> {
+        // Nobody closes the semaphore, and without a permit there would only be one connection more.
+        let _turn = self.inner.renewing.acquire().await;
+        let current = self.link();
+        if !Arc::ptr_eq(&current, old) {
+            return Ok(current);
+        }
+        let new = Arc::new(Link::connect(&self.inner.options, old.info().generation + 1).await?);
+        *self.inner.link.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        Ok(new)
+    }
+}
+
+impl Call<'_, Client> {
+    /// Sends the call and waits for its result.
+    ///
+    /// Any number of tasks may do so at once. A call beyond what the daemon allows to be open waits for another to end.
+    /// At the deadline the daemon is told to cancel.
+    ///
+    /// Dropping the future cancels the call: the daemon is told without waiting, and the command may have run. In that sense
+    /// it is cancel safe: nothing of the connection is lost with it.
+    ///
+    /// # Errors
+    /// What the daemon or the command answered; `deadline_exceeded`; `unavailable` if the connection was lost;
+    /// `invalid_argument` or `too_large` if the call can't be sent. [`Error::delivery`] says whether the command may have
+    /// run.
+    pub async fn send(self) -> Result<Reply, Error> {
+        let client = self.client;
+        let call = self.prepare(client.inner.options.timeout)?;
+        client.dispatch(call).await
+    }
+}

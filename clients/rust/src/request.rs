@@ -1,0 +1,291 @@
+//! A call before it is sent.
+//!
+//! One builder for both clients; it gathers, and notes the first mistake, so that a chain of calls needs one `?`, at its
+//! end. It sends nothing itself.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use invoked_proto::Text;
+use invoked_proto::body::{Body, Message};
+use invoked_proto::connection::Request;
+use invoked_proto::metadata::HeaderField;
+use invoked_proto::registry::{Delivery, flags};
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// `deadline_us` of a call that has none (SPEC.md, "Cancel and deadlines").
+const NO_DEADLINE_US: u64 = u64::MAX;
+
+/// A call of a command, being built; `send` sends it.
+///
+/// `C` is the client: [`Client`](crate::Client) or [`blocking::Client`](crate::blocking::Client). Mistakes made while
+/// building (a value that can't be written, two bodies) are told by `send`, and nothing is sent then.
+#[derive(Debug)]
+#[must_use = "a call does nothing until it is sent"]
+pub struct Call<'c, C> {
+    pub(crate) client: &'c C,
+    draft: Draft,
+}
+
+#[derive(Debug)]
+struct Draft {
+    command: Text,
+    headers: Vec<HeaderField>,
+    timeout: Choice,
+    flags: u16,
+    content: Content,
+    attachments: Vec<Bytes>,
+    mistake: Option<Error>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Choice {
+    Default,
+    After(Duration),
+    Never,
+}
+
+#[derive(Debug)]
+enum Content {
+    Nothing,
+    /// A JSON object that has been begun and not closed.
+    Object(Vec<u8>),
+    Whole(Body),
+}
+
+/// A call that is ready to be sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    request: Request,
+    /// When the caller gives up; `None` is never.
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl<'c, C> Call<'c, C> {
+    pub(crate) fn new(client: &'c C, command: &str) -> Self {
+        let draft = Draft {
+            command: Text::from(command),
+            headers: Vec::new(),
+            timeout: Choice::Default,
+            flags: 0,
+            content: Content::Nothing,
+            attachments: Vec::new(),
+            mistake: None,
+        };
+        Call { client, draft }
+    }
+
+    /// Adds one named argument to the JSON object that is the body. Each name is given once.
+    pub fn arg(mut self, name: &str, value: impl Serialize) -> Self {
+        let draft = &mut self.draft;
+        if let Content::Nothing = draft.content {
+            draft.content = Content::Object(Vec::with_capacity(64));
+        }
+        let Content::Object(object) = &mut draft.content else {
+            draft.note(second_body());
+            return self;
+        };
+        object.push(if object.is_empty() { b'{' } else { b',' });
+        let written = serde_json::to_writer(&mut *object, name).and_then(|()| {
+            object.push(b':');
+            serde_json::to_writer(&mut *object, &value)
+        });
+        if let Err(error) = written {
+            draft.note(Error::unwritable(&format!("the argument `{name}`"), error));
+        }
+        self
+    }
+
+    /// Sets all arguments at once: `args` is written as the JSON body.
+    pub fn args(mut self, args: &(impl Serialize + ?Sized)) -> Self {
+        match serde_json::to_vec(args) {
+            Ok(json) => self.draft.whole(Body::Json(json.into())),
+            Err(error) => self.draft.note(Error::unwritable("the arguments", error)),
+        }
+        self
+    }
+
+    /// Sets the body to JSON that is written already. It is sent as it is.
+    pub fn json(mut self, json: impl Into<Bytes>) -> Self {
+        self.draft.whole(Body::Json(json.into()));
+        self
+    }
+
+    /// Sets the body to raw bytes. They are not copied.
+    pub fn raw(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.draft.whole(Body::Raw(bytes.into()));
+        self
+    }
+
+    /// Adds a raw attachment; a call has 16 at most. The bytes are not copied.
+    pub fn attach(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.draft.attachments.push(bytes.into());
+        self
+    }
+
+    /// Adds a header. Keys are lower-case letters, digits, `-`, `_` and `.`.
+    pub fn header(mut self, key: &str, value: &str) -> Self {
+        self.draft.headers.push((Text::from(key), Text::from(value)));
+        self
+    }
+
+    /// How long to wait for the answer, from `send` on. The daemon is told, and the client holds to it as well.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.draft.timeout = Choice::After(timeout);
+        self
+    }
+
+    /// Waits without end. The daemon allows it for few commands only.
+    pub fn no_timeout(mut self) -> Self {
+        self.draft.timeout = Choice::Never;
+        self
+    }
+
+    /// Says that running the command twice is running it once, so that it may be sent again after a loss.
+    pub fn idempotent(mut self) -> Self {
+        self.draft.flags |= flags::IDEMPOTENT;
+        self
+    }
+
+    /// Says that the bodies of this call are for no monitor and no log.
+    pub fn sensitive(mut self) -> Self {
+        self.draft.flags |= flags::SENSITIVE;
+        self
+    }
+
+    /// Ends the building. `default` stands in where no timeout was chosen; `None` is none.
+    pub(crate) fn prepare(self, default: Option<Duration>) -> Result<Prepared, Error> {
+        let draft = self.draft;
+        if let Some(mistake) = draft.mistake {
+            return Err(mistake);
+        }
+        let timeout = match draft.timeout {
+            Choice::Default => default,
+            Choice::After(timeout) => Some(timeout),
+            Choice::Never => None,
+        };
+        let body = match draft.content {
+            Content::Nothing => Body::None,
+            Content::Whole(body) => body,
+            Content::Object(mut object) => {
+                object.push(b'}');
+                Body::Json(object.into())
+            }
+        };
+        let request = Request {
+            command: draft.command,
+            headers: draft.headers,
+            deadline_us: None,
+            flags: draft.flags,
+            message: Message { body, attachments: draft.attachments },
+            ..Request::default()
+        };
+        // A moment past what the clock can express is as good as never.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Ok(Prepared { request, deadline })
+    }
+}
+
+impl Prepared {
+    fn is_idempotent(&self) -> bool {
+        self.request.flags & flags::IDEMPOTENT != 0
+    }
+
+    /// Whether this call may be sent again after `error` ended it.
+    pub(crate) fn may_follow(&self, error: &Error) -> bool {
+        error.is_loss() && (self.is_idempotent() || error.delivery() == Delivery::NotDelivered)
+    }
+
+    /// Whether the deadline has passed at `now`.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// What goes on the wire at `now`: the deadline there is the time that is left.
+    pub(crate) fn into_request(mut self, now: Instant) -> Request {
+        let left = self.deadline.map_or(NO_DEADLINE_US, |deadline| {
+            let left = deadline.saturating_duration_since(now).as_micros();
+            u64::try_from(left).unwrap_or(NO_DEADLINE_US).min(NO_DEADLINE_US - 1)
+        });
+        self.request.deadline_us = Some(left);
+        self.request
+    }
+}
+
+impl Draft {
+    fn whole(&mut self, body: Body) {
+        match self.content {
+            Content::Nothing => self.content = Content::Whole(body),
+            Content::Object(_) | Content::Whole(_) => self.note(second_body()),
+        }
+    }
+
+    /// Keeps the first mistake: later ones often follow from it.
+    fn note(&mut self, mistake: Error) {
+        self.mistake.get_or_insert(mistake);
+    }
+}
+
+fn second_body() -> Error {
+    Error::argument("a call has one body: either arguments, or json, or raw bytes".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::{Duration, Instant};
+
+    use invoked_proto::body::Body;
+    use invoked_proto::registry::ErrorCode;
+
+    use super::Call;
+
+    fn call() -> Call<'static, ()> {
+        Call::new(&(), "x.y")
+    }
+
+    fn body(call: Call<'_, ()>) -> Body {
+        call.prepare(None).expect("well built").request.message.body
+    }
+
+    #[test]
+    fn arguments_become_one_object() {
+        let built = call().arg("path", "/tmp/\"x\"").arg("n", 7).arg("list", [1, 2]);
+        assert_eq!(body(built).bytes(), br#"{"path":"/tmp/\"x\"","n":7,"list":[1,2]}"#);
+        assert_eq!(body(call().args(&("a", 1))).bytes(), br#"["a",1]"#);
+        assert_eq!(body(call()), Body::None);
+        assert_eq!(body(call().raw("")), Body::Raw("".into()));
+    }
+
+    #[test]
+    fn mistakes_are_told_when_it_is_sent() {
+        let unwritable = HashMap::from([((1, 2), 3)]);
+        for wrong in [
+            call().arg("a", 1).raw("x"),
+            call().json("{}").arg("a", 1),
+            call().args(&1).args(&2),
+            call().arg("map", &unwritable),
+            call().args(&unwritable),
+        ] {
+            let error = wrong.prepare(None).expect_err("a mistake");
+            assert_eq!(error.code(), Some(ErrorCode::InvalidArgument), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_deadline_on_the_wire_is_what_is_left() {
+        let now = Instant::now();
+        let left = |call: Call<'_, ()>, default, at: Instant| {
+            call.prepare(default).expect("well built").into_request(at).deadline_us
+        };
+        assert_eq!(left(call().no_timeout(), Some(Duration::from_secs(1)), now), Some(u64::MAX));
+        assert_eq!(left(call(), None, now), Some(u64::MAX));
+        let second = left(call(), Some(Duration::from_secs(1)), now).expect("a deadline");
+        assert!(second >= 1_000_000, "counted from send, not from now: {second}");
+        let late = now + Duration::from_secs(60);
+        assert_eq!(left(call().timeout(Duration::from_secs(1)), None, late), Some(0));
+        assert_eq!(left(call().timeout(Duration::MAX), None, now), Some(u64::MAX));
+    }
+}

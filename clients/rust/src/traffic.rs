@@ -1,0 +1,74 @@
+//! Between a socket and the core: one read into it, and all that it wants written.
+//!
+//! It moves bytes once, without waiting; when to do so is the clients' to know.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use invoked_transport::{Attachment, Received};
+
+use crate::core::Core;
+
+/// Room for what one read brings: a frame and what follows it. More after a read that filled it.
+const USUAL_READ: usize = 64 * 1024;
+const LARGE_READ: usize = 256 * 1024;
+
+/// Pieces of one write: as many as the protocol puts into a batch.
+const SLICES: usize = 64;
+
+/// What was read and not yet given to the core. Its memory is used again once nothing shares it.
+#[derive(Debug, Default)]
+pub(crate) struct ReadBuffer {
+    bytes: BytesMut,
+    fds: VecDeque<Attachment>,
+    filled: bool,
+}
+
+impl ReadBuffer {
+    /// Reads once; what came stays here for [`drain`](Self::drain).
+    pub(crate) fn fill(
+        &mut self,
+        read: impl FnOnce(&mut BytesMut, &mut VecDeque<Attachment>) -> io::Result<Received>,
+    ) -> io::Result<()> {
+        self.bytes.reserve(if self.filled { LARGE_READ } else { USUAL_READ });
+        let received = read(&mut self.bytes, &mut self.fds)?;
+        self.filled = received.full;
+        Ok(())
+    }
+
+    /// Tells the core how a read went, and gives it what it brought.
+    pub(crate) fn drain<W>(&mut self, result: io::Result<()>, core: &mut Core<Attachment, W>) {
+        match result {
+            Ok(()) => {
+                let capacity = self.bytes.capacity();
+                let bytes = self.bytes.split().freeze();
+                core.handle_input(Instant::now(), bytes, self.fds.drain(..), capacity);
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(error) => core.handle_read_error(error),
+        }
+    }
+}
+
+/// Writes what waits, as far as the socket takes it.
+pub(crate) fn flush<W>(
+    core: &mut Core<Attachment, W>,
+    mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+) {
+    while let Some(transmit) = core.poll_transmit() {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let filled = transmit.slices(&mut slices);
+        match write(&slices[..filled]) {
+            Ok(written) => core.handle_written(written),
+            Err(error) if is_passing(&error) => return,
+            Err(error) => return core.handle_write_error(error),
+        }
+    }
+}
+
+/// Errors that mean "not now".
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
