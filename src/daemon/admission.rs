@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use invoked_proto::connection::{Connection, Settings};
 use invoked_proto::preface::{Preface, encode_refusal};
 use invoked_proto::registry::ErrorCode;
-use invoked_transport::{AsyncStream, Credentials, PeerProcess, Stream};
+use invoked_transport::{AsyncStream, Credentials, FdRefusalState, PeerProcess, Stream};
 
 use crate::authority::load::PasswdFiles;
 use crate::authority::{PeerFacts, UserDirectory};
@@ -68,9 +68,12 @@ impl Admission {
 
     async fn admit(&self, stream: Stream) -> io::Result<Option<(Session, PeerFacts)>> {
         let facts = self.facts(stream.credentials()?).await;
-        // No lane that needs descriptors is offered, so none need come in at all. Older kernels can't do it; then the
-        // connection refuses those that come.
-        stream.refuse_fds()?;
+        // No lane that needs descriptors is offered, so none need come in at all.
+        match stream.refuse_fds()? {
+            FdRefusalState::InForce => {}
+            // The protocol connection refuses what comes all the same, one step later.
+            FdRefusalState::Unsupported => tracing::trace!("the kernel lets descriptors in"),
+        }
         let Some(id) = self.hub.admit(facts.clone()) else {
             tracing::warn!(%facts, "too many connections; one is turned away");
             turn_away(&stream);

@@ -261,8 +261,10 @@ fn refuse_reply(
 ) {
     let code = error.wire_code();
     let failure = Failure::framework(code, &error.to_string(), Delivery::Completed);
-    // It fails only if the stream is gone, and then nobody waits.
-    drop(connection.fail_call(stream, code, failure, Message::default()));
+    if connection.fail_call(stream, code, failure, Message::default()).is_err() {
+        // The stream is gone, and with it whoever waited.
+        tracing::trace!(stream, "an answer found no stream");
+    }
 }
 
 fn note(observed: &Observed) {

@@ -1,0 +1,272 @@
+//! The simulated bus: any number of clients, one broker, virtual time, handlers that end when the test says so.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use invoked_proto::body::{Body, Message};
+use invoked_proto::connection::{Connection, Event, Request, Settings};
+use invoked_proto::metadata::Hello;
+use invoked_proto::registry::{Delivery, ErrorCode};
+use invoked_proto::testing::{Token, output};
+
+use crate::authority::{Format, PeerFacts, Policy, PolicySnapshot, Source, UserDirectory};
+use crate::broker::{Bounds, Broker, BrokerSettings, CallId, Output, Run};
+use crate::commands::CommandTable;
+use crate::ipc::{Command, Outcome, PeerId, Response};
+use crate::plugin::{self, Plugin};
+
+/// How a call ended at its caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    Reply(Body),
+    Fail(ErrorCode, Delivery),
+}
+
+/// One client and the daemon's side of its connection.
+pub(super) struct Peer {
+    pub(super) id: PeerId,
+    pub(super) client: Connection<Token>,
+    daemon: Connection<Token>,
+    /// Terminal events by stream; more than one for a stream is a bug.
+    pub(super) ends: BTreeMap<u64, Vec<End>>,
+}
+
+/// The bus.
+pub(super) struct Bus {
+    pub(super) broker: Broker,
+    pub(super) now: Instant,
+    pub(super) peers: Vec<Peer>,
+    /// Calls at their handlers, in the order in which they came.
+    pub(super) running: VecDeque<Run>,
+    /// Handlers that were told that nobody waits.
+    pub(super) cancelled: Vec<CallId>,
+    /// Denials, as the operator's log has them.
+    pub(super) denials: Vec<String>,
+}
+
+struct NoUsers;
+
+impl UserDirectory for NoUsers {
+    fn uid_of(&self, _: &str) -> Option<u32> {
+        None
+    }
+    fn gid_of(&self, _: &str) -> Option<u32> {
+        None
+    }
+    fn name_of(&self, _: u32) -> Option<String> {
+        None
+    }
+    fn home_of(&self, _: u32) -> Option<PathBuf> {
+        None
+    }
+}
+
+fn nothing(_: &crate::ipc::InvokeMessage) -> Outcome {
+    Ok(Response::default())
+}
+
+fn plugins() -> Vec<Plugin> {
+    let commands = vec![Command::blocking("slow", nothing), Command::inline("quick", nothing)];
+    vec![plugin::Builder::new("t").invoke_handler(commands).build().unwrap()]
+}
+
+/// A policy whose only capability is `permissions` for uid 1000.
+pub(super) fn policy(permissions: &str) -> Arc<PolicySnapshot> {
+    let text = format!("identifier = \"x\"\npeers = [\"uid:1000\"]\npermissions = {permissions}\n");
+    let mut policy = Policy::new(1, &NoUsers).document(Source::new("x.toml", None, text), Format::Toml);
+    for plugin in plugins() {
+        policy = policy.manifest(plugin.manifest().clone());
+    }
+    Arc::new(policy.compile().unwrap().snapshot)
+}
+
+impl Bus {
+    pub(super) fn new() -> Self {
+        Self::with_bounds(Bounds::default())
+    }
+
+    pub(super) fn with_bounds(bounds: Bounds) -> Self {
+        let settings = BrokerSettings { bounds, ..BrokerSettings::default() };
+        let commands = Arc::new(CommandTable::new(&plugins()).unwrap());
+        let policy = policy(r#"["t:allow-slow", "t:allow-quick"]"#);
+        Bus {
+            broker: Broker::new(settings, policy, commands),
+            now: Instant::now(),
+            peers: Vec::new(),
+            running: VecDeque::new(),
+            cancelled: Vec::new(),
+            denials: Vec::new(),
+        }
+    }
+
+    /// Connects a client of `uid`; its index.
+    pub(super) fn connect(&mut self, uid: u32) -> Option<usize> {
+        let id = self.broker.handle_connection(PeerFacts::new(uid, uid, []))?;
+        let settings = Settings::default();
+        self.peers.push(Peer {
+            id,
+            client: Connection::client(settings, &Hello::default(), self.now).unwrap(),
+            daemon: Connection::daemon(settings, self.now),
+            ends: BTreeMap::new(),
+        });
+        self.settle();
+        Some(self.peers.len() - 1)
+    }
+
+    /// Calls and lets everything settle; the stream.
+    pub(super) fn call(&mut self, peer: usize, command: &str, len: usize) -> u64 {
+        let stream = self.start(peer, command, len, None);
+        self.settle();
+        stream
+    }
+
+    /// Queues a call at the client.
+    pub(super) fn start(&mut self, peer: usize, command: &str, len: usize, deadline_us: Option<u64>) -> u64 {
+        let message = Message::from(Body::Raw(Bytes::from(vec![7; len])));
+        let request = Request { command: command.into(), message, deadline_us, ..Request::default() };
+        self.peers[peer].client.call(request).unwrap()
+    }
+
+    /// Ends the oldest running handler.
+    pub(super) fn complete_oldest(&mut self, outcome: Outcome) {
+        let run = self.running.pop_front().expect("a handler runs");
+        self.complete(run.call, outcome);
+    }
+
+    pub(super) fn complete(&mut self, call: CallId, outcome: Outcome) {
+        self.broker.handle_completion(self.now, call, outcome);
+        self.settle();
+    }
+
+    pub(super) fn cancel(&mut self, peer: usize, stream: u64) {
+        self.peers[peer].client.cancel(stream);
+        self.settle();
+    }
+
+    /// The client's process is gone.
+    pub(super) fn kill(&mut self, peer: usize) {
+        let id = self.peers[peer].id;
+        self.peers[peer].daemon.abandon();
+        self.broker.handle_loss(self.now, id);
+        self.settle();
+    }
+
+    pub(super) fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.broker.handle_timeout(self.now);
+        self.settle();
+    }
+
+    /// What the caller saw of a call; panics if it ended more than once.
+    pub(super) fn end(&self, peer: usize, stream: u64) -> Option<&End> {
+        let ends = self.peers[peer].ends.get(&stream)?;
+        assert_eq!(ends.len(), 1, "a call ended {} times: {ends:?}", ends.len());
+        ends.first()
+    }
+
+    /// Carries bytes both ways until nothing moves, all at one instant.
+    pub(super) fn settle(&mut self) {
+        loop {
+            let mut moved = self.pump_outputs();
+            for at in 0..self.peers.len() {
+                moved |= self.carry(at);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Delivers the first `bytes` of what a client has to send, and nothing else.
+    pub(super) fn deliver_partially(&mut self, peer: usize, bytes: usize) {
+        let out = output(&mut self.peers[peer].client);
+        assert!(bytes < out.len(), "the whole message fits in {bytes} bytes");
+        self.peers[peer].daemon.handle_input(self.now, out.slice(..bytes), []).unwrap();
+        self.take_events(peer);
+        self.pump_outputs();
+    }
+
+    fn carry(&mut self, at: usize) -> bool {
+        let peer = &mut self.peers[at];
+        let to_daemon = output(&mut peer.client);
+        let to_client = output(&mut peer.daemon);
+        let moved = !to_daemon.is_empty() || !to_client.is_empty();
+        if !to_daemon.is_empty() {
+            peer.daemon.handle_input(self.now, to_daemon, []).unwrap();
+        }
+        if !to_client.is_empty() {
+            peer.client.handle_input(self.now, to_client, []).unwrap();
+        }
+        self.take_replies(at);
+        self.take_events(at);
+        moved
+    }
+
+    fn take_replies(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        while let Some(event) = peer.client.poll_event() {
+            let (stream, end) = match event {
+                Event::Replied { stream, reply, payload, .. } => {
+                    let body = invoked_proto::body::Assembly::begin(reply.parts, payload).unwrap();
+                    // Long replies are only counted here; their bytes are tested in proto.
+                    let body = if body.is_complete() { body.finish().unwrap().body } else { Body::None };
+                    (stream, End::Reply(body))
+                }
+                Event::Failed { stream, code, failure, .. } => (stream, End::Fail(code, failure.delivery)),
+                _ => continue,
+            };
+            peer.ends.entry(stream).or_default().push(end);
+        }
+    }
+
+    fn take_events(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        while let Some(event) = peer.daemon.poll_event() {
+            match event {
+                Event::Greeted(hello) => self.broker.handle_hello(peer.id, &hello),
+                Event::Called { stream, call, payload, more, .. } => {
+                    self.broker.handle_call(self.now, peer.id, stream, call, payload, more);
+                }
+                Event::Continued { stream, payload, more } => {
+                    self.broker.handle_continuation(self.now, peer.id, stream, &payload, more);
+                }
+                Event::Cancelled { stream } => self.broker.handle_cancel(self.now, peer.id, stream),
+                _ => {}
+            }
+        }
+    }
+
+    fn pump_outputs(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(output) = self.broker.poll_output() {
+            moved = true;
+            match output {
+                Output::Run(run) => self.running.push_back(run),
+                Output::CancelHandler(call) => self.cancelled.push(call),
+                Output::Observed(crate::broker::Observed::Denied { explanation, .. }) => {
+                    self.denials.push(explanation);
+                }
+                Output::Observed(_) => {}
+                Output::Welcome { peer, welcome } => self.daemon(peer, |c| c.welcome(&welcome).unwrap()),
+                Output::Refuse { peer, code, message } => self.daemon(peer, |c| c.refuse(code, &message)),
+                Output::Drain(peer) => self.daemon(peer, |c| c.drain("")),
+                Output::Reply { peer, stream, headers, message } => {
+                    self.daemon(peer, |c| c.reply(stream, headers, message).unwrap());
+                }
+                Output::Fail { peer, stream, code, failure, message } => {
+                    self.daemon(peer, |c| c.fail_call(stream, code, failure, message).unwrap());
+                }
+            }
+        }
+        moved
+    }
+
+    fn daemon(&mut self, id: PeerId, act: impl FnOnce(&mut Connection<Token>)) {
+        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == id) {
+            act(&mut peer.daemon);
+        }
+    }
+}

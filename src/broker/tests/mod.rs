@@ -1,0 +1,365 @@
+//! Dialogues on the simulated bus.
+
+mod bus;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use invoked_proto::body::Body;
+use invoked_proto::registry::{Delivery, ErrorCode};
+use proptest::prelude::*;
+
+use super::quota::{Bound, Bounds};
+use crate::ipc::{Fault, InvokeError, Response};
+use bus::{Bus, End, policy};
+
+fn fail(code: ErrorCode, delivery: Delivery) -> End {
+    End::Fail(code, delivery)
+}
+
+fn done() -> crate::ipc::Outcome {
+    Ok(Response::new(&b"done"[..]))
+}
+
+/// Nothing is charged and nothing waits.
+fn assert_idle(bus: &Bus) {
+    let stats = bus.broker.stats();
+    let held = (stats.calls_in_flight, stats.message_bytes, stats.unread_bytes);
+    assert_eq!(held, (0, 0, 0), "calls, message bytes, unread bytes");
+    assert_eq!(bus.broker.poll_timeout(), None, "a deadline is left behind");
+}
+
+#[test]
+fn a_call_is_authorized_run_and_answered() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let stream = bus.call(ana, "t.slow", 10);
+    assert_eq!(bus.end(ana, stream), None);
+    assert_eq!(bus.running.len(), 1);
+    bus.complete_oldest(done());
+    assert_eq!(bus.end(ana, stream), Some(&End::Reply(Body::Raw(Bytes::from_static(b"done")))));
+    assert_idle(&bus);
+}
+
+#[test]
+fn a_denied_call_reaches_no_handler_and_is_explained_to_the_operator() {
+    let mut bus = Bus::new();
+    let eve = bus.connect(1001).unwrap();
+    let denied = bus.call(eve, "t.slow", 0);
+    let unknown = bus.call(eve, "t.nothing", 0);
+    assert_eq!(bus.end(eve, denied), Some(&fail(ErrorCode::PermissionDenied, Delivery::NotDelivered)));
+    assert_eq!(bus.end(eve, unknown), bus.end(eve, denied), "denied and unknown answer alike");
+    assert!(bus.running.is_empty());
+    assert_eq!(bus.denials.len(), 2);
+    assert!(bus.denials[0].starts_with("denied: t.slow for uid=1001"), "{}", bus.denials[0]);
+    assert_idle(&bus);
+}
+
+#[test]
+fn a_denied_message_is_not_kept_while_the_rest_of_it_arrives() {
+    let mut bus = Bus::new();
+    let eve = bus.connect(1001).unwrap();
+    let denied = bus.call(eve, "t.slow", 1 << 20);
+    assert_eq!(bus.end(eve, denied), Some(&fail(ErrorCode::PermissionDenied, Delivery::NotDelivered)));
+    assert_idle(&bus);
+    let again = bus.call(eve, "t.quick", 0);
+    assert!(bus.end(eve, again).is_some(), "the connection goes on");
+}
+
+#[test]
+fn cancel_ends_the_callers_leg_at_once_and_the_callees_when_it_ends() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let stream = bus.call(ana, "t.slow", 10);
+    bus.cancel(ana, stream);
+    assert_eq!(bus.end(ana, stream), Some(&fail(ErrorCode::Cancelled, Delivery::Delivered)));
+    assert_eq!(bus.cancelled, [bus.running[0].call]);
+    assert_eq!(bus.broker.stats().calls_in_flight, 1, "charged until the handler ends");
+    bus.complete_oldest(done());
+    assert_eq!(bus.broker.stats().late_completions, 1);
+    assert_idle(&bus);
+}
+
+#[test]
+fn a_deadline_ends_a_call_whose_handler_does_not() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let short = bus.start(ana, "t.slow", 0, Some(1_000_000));
+    let default = bus.start(ana, "t.slow", 0, None);
+    let none_left = bus.start(ana, "t.slow", 0, Some(0));
+    bus.settle();
+    assert_eq!(bus.end(ana, none_left), Some(&fail(ErrorCode::DeadlineExceeded, Delivery::NotDelivered)));
+    bus.advance(Duration::from_micros(999_999));
+    assert_eq!(bus.end(ana, short), None);
+    bus.advance(Duration::from_micros(1));
+    assert_eq!(bus.end(ana, short), Some(&fail(ErrorCode::DeadlineExceeded, Delivery::Delivered)));
+    bus.advance(Duration::from_secs(29));
+    assert_eq!(bus.end(ana, default), Some(&fail(ErrorCode::DeadlineExceeded, Delivery::Delivered)));
+    bus.complete_oldest(done());
+    bus.complete_oldest(done());
+    assert_idle(&bus);
+}
+
+#[test]
+fn the_loss_of_a_caller_gives_everything_back_once_its_handlers_end() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    for _ in 0..5 {
+        bus.call(ana, "t.slow", 1000);
+    }
+    bus.kill(ana);
+    assert_eq!(bus.cancelled.len(), 5);
+    assert_eq!(bus.broker.stats().message_bytes, 5000, "held by the handlers");
+    for _ in 0..5 {
+        bus.complete_oldest(done());
+    }
+    assert_idle(&bus);
+    assert_eq!(bus.broker.stats().peers, 0);
+}
+
+#[test]
+fn a_caller_lost_in_the_middle_of_a_message_leaves_nothing() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    bus.start(ana, "t.slow", 1 << 20, None);
+    bus.deliver_partially(ana, 200_000);
+    assert_eq!(bus.broker.stats().message_bytes, 1 << 20, "the whole length is charged at once");
+    bus.kill(ana);
+    assert!(bus.cancelled.is_empty(), "no handler had it");
+    assert_idle(&bus);
+}
+
+#[test]
+fn a_reload_that_removes_a_grant_ends_what_it_allowed_in_the_same_instant() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let stream = bus.call(ana, "t.slow", 0);
+    bus.broker.handle_policy(bus.now, policy(r#"["t:allow-quick"]"#));
+    bus.settle();
+    assert_eq!(bus.end(ana, stream), Some(&fail(ErrorCode::Revoked, Delivery::Delivered)));
+    let again = bus.call(ana, "t.slow", 0);
+    assert_eq!(bus.end(ana, again), Some(&fail(ErrorCode::PermissionDenied, Delivery::NotDelivered)));
+    bus.complete_oldest(done());
+    assert_idle(&bus);
+}
+
+#[test]
+fn a_reload_that_keeps_a_grant_keeps_its_calls() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let stream = bus.call(ana, "t.slow", 0);
+    bus.broker.handle_policy(bus.now, policy(r#"["t:allow-slow"]"#));
+    bus.settle();
+    assert_eq!(bus.end(ana, stream), None);
+    bus.complete_oldest(done());
+    assert!(matches!(bus.end(ana, stream), Some(End::Reply(_))));
+}
+
+#[test]
+fn a_second_completion_counts_for_nothing() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let first = bus.call(ana, "t.slow", 0);
+    let id = bus.running[0].call;
+    bus.complete_oldest(done());
+    // The slot is used again; the old name must not reach it.
+    let second = bus.call(ana, "t.slow", 0);
+    bus.complete(id, done());
+    assert!(bus.end(ana, first).is_some());
+    assert_eq!(bus.end(ana, second), None);
+    bus.complete_oldest(done());
+    assert_idle(&bus);
+}
+
+#[test]
+fn errors_of_the_application_and_of_the_framework_do_not_mix() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let own = bus.call(ana, "t.slow", 0);
+    bus.complete_oldest(Err(InvokeError::json(&"mine").into()));
+    let framework = bus.call(ana, "t.slow", 0);
+    bus.complete_oldest(Err(Fault::new(ErrorCode::InvalidArgument, "no").into()));
+    assert_eq!(bus.end(ana, own), Some(&fail(ErrorCode::Application, Delivery::Completed)));
+    assert_eq!(bus.end(ana, framework), Some(&fail(ErrorCode::InvalidArgument, Delivery::NotDelivered)));
+}
+
+#[test]
+fn quotas_hold_at_n_and_refuse_at_n_plus_one() {
+    let bounds = Bounds {
+        connections: Bound { per_uid: 2, total: 3 },
+        calls: Bound { per_uid: 2, total: u64::MAX },
+        message_bytes: Bound { per_uid: 100, total: 150 },
+        ..Bounds::default()
+    };
+    let mut bus = Bus::with_bounds(bounds);
+    let ana = bus.connect(1000).unwrap();
+    let other = bus.connect(1000).unwrap();
+    assert_eq!(bus.connect(1000), None, "a third connection of the uid");
+    bus.connect(1001).unwrap();
+    assert_eq!(bus.connect(1002), None, "a fourth connection in all");
+    let held = bus.call(ana, "t.slow", 100);
+    let bytes = bus.call(other, "t.slow", 1);
+    assert_eq!(bus.end(other, bytes), Some(&fail(ErrorCode::ResourceExhausted, Delivery::NotDelivered)));
+    let empty = bus.call(other, "t.slow", 0);
+    assert_eq!(bus.end(other, empty), None, "the second call of the uid");
+    let third = bus.call(other, "t.slow", 0);
+    assert_eq!(bus.end(other, third), Some(&fail(ErrorCode::ResourceExhausted, Delivery::NotDelivered)));
+    bus.complete_oldest(done());
+    bus.complete_oldest(done());
+    assert!(bus.end(ana, held).is_some());
+    assert_idle(&bus);
+}
+
+#[test]
+fn a_reply_beyond_what_may_wait_unread_is_an_error_instead() {
+    let bounds = Bounds { reply_bytes: Bound { per_uid: 100_000, total: 100_000 }, ..Bounds::default() };
+    let mut bus = Bus::with_bounds(bounds);
+    let ana = bus.connect(1000).unwrap();
+    let id = bus.peers[ana].id;
+    let fits = bus.call(ana, "t.slow", 0);
+    bus.complete_oldest(Ok(Response::new(vec![0; 100_000])));
+    assert!(matches!(bus.end(ana, fits), Some(End::Reply(_))));
+    bus.broker.note_unread(id, 1);
+    let over = bus.call(ana, "t.slow", 0);
+    bus.complete_oldest(Ok(Response::new(vec![0; 100_000])));
+    assert_eq!(bus.end(ana, over), Some(&fail(ErrorCode::ResourceExhausted, Delivery::Completed)));
+    bus.broker.note_unread(id, 0);
+    assert_idle(&bus);
+}
+
+#[test]
+fn opening_and_cancelling_gains_no_more_handlers_than_the_quota() {
+    let bounds = Bounds { calls: Bound { per_uid: 50, total: u64::MAX }, ..Bounds::default() };
+    let mut bus = Bus::with_bounds(bounds);
+    let ana = bus.connect(1000).unwrap();
+    for round in 0..20_000_u32 {
+        let stream = bus.call(ana, "t.slow", 8);
+        bus.cancel(ana, stream);
+        assert!(bus.running.len() <= 50, "{} handlers", bus.running.len());
+        assert!(bus.end(ana, stream).is_some());
+        if round % 7 == 0 && !bus.running.is_empty() {
+            bus.complete_oldest(done());
+        }
+    }
+    while !bus.running.is_empty() {
+        bus.complete_oldest(done());
+    }
+    assert_idle(&bus);
+}
+
+#[test]
+fn a_drained_daemon_ends_open_calls_and_takes_no_new_ones() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let open = bus.call(ana, "t.slow", 0);
+    // On its way while GOAWAY is on the other.
+    let late = bus.start(ana, "t.slow", 0, None);
+    bus.broker.drain();
+    bus.settle();
+    assert_eq!(bus.running.len(), 1, "the late call reached no handler");
+    assert_eq!(bus.end(ana, late), None, "its caller knows from GOAWAY");
+    bus.complete_oldest(done());
+    assert!(matches!(bus.end(ana, open), Some(End::Reply(_))));
+    assert_idle(&bus);
+}
+
+#[test]
+fn a_peer_that_wants_to_be_narrowed_is_not_left_wide() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let hello = invoked_proto::metadata::Hello { narrow: Some(vec!["x".into()]), ..Default::default() };
+    let id = bus.peers[ana].id;
+    bus.broker.handle_hello(id, &hello);
+    bus.settle();
+    let stream = bus.peers[ana].client.call(Default::default());
+    bus.settle();
+    assert!(stream.is_err() || bus.running.is_empty(), "it was served");
+}
+
+/// One step of a random schedule.
+#[derive(Debug, Clone)]
+enum Step {
+    Call { peer: usize, len: usize, deadline_ms: Option<u64> },
+    Cancel { peer: usize, pick: usize },
+    Complete { pick: usize, ok: bool },
+    Advance { ms: u64 },
+    Kill { peer: usize },
+    Reload { slow: bool },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let call = (0..3_usize, 0..200_000_usize, proptest::option::of(0..50_u64))
+        .prop_map(|(peer, len, deadline_ms)| Step::Call { peer, len, deadline_ms });
+    let step = prop_oneof![
+        6 => call,
+        3 => (0..3_usize, any::<usize>()).prop_map(|(peer, pick)| Step::Cancel { peer, pick }),
+        4 => (any::<usize>(), any::<bool>()).prop_map(|(pick, ok)| Step::Complete { pick, ok }),
+        2 => (0..40_u64).prop_map(|ms| Step::Advance { ms }),
+        1 => (0..3_usize).prop_map(|peer| Step::Kill { peer }),
+        1 => any::<bool>().prop_map(|slow| Step::Reload { slow }),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever happens in whatever order, each call of a living caller ends exactly once, and everything charged is given
+    /// back once the handlers have ended.
+    #[test]
+    fn every_call_ends_once_and_every_charge_comes_back(steps in steps()) {
+        let bounds = Bounds {
+            calls: Bound { per_uid: 8, total: u64::MAX },
+            message_bytes: Bound { per_uid: 600_000, total: 900_000 },
+            ..Bounds::default()
+        };
+        let mut bus = Bus::with_bounds(bounds);
+        let mut alive = [true; 3];
+        for _ in 0..3 {
+            bus.connect(1000).unwrap();
+        }
+        let mut started = Vec::new();
+        for step in steps {
+            match step {
+                Step::Call { peer, len, deadline_ms } if alive[peer] => {
+                    let stream = bus.start(peer, "t.slow", len, deadline_ms.map(|ms| ms * 1000));
+                    bus.settle();
+                    started.push((peer, stream));
+                }
+                Step::Cancel { peer, pick } if alive[peer] => {
+                    let own: Vec<_> = started.iter().filter(|(of, _)| *of == peer).collect();
+                    if !own.is_empty() {
+                        let (_, stream) = *own[pick % own.len()];
+                        bus.cancel(peer, stream);
+                    }
+                }
+                Step::Complete { pick, ok } if !bus.running.is_empty() => {
+                    let at = pick % bus.running.len();
+                    let run = bus.running.remove(at).unwrap();
+                    let outcome = if ok { done() } else { Err(InvokeError::json(&1).into()) };
+                    bus.complete(run.call, outcome);
+                }
+                Step::Advance { ms } => bus.advance(Duration::from_millis(ms)),
+                Step::Kill { peer } if alive[peer] => {
+                    alive[peer] = false;
+                    bus.kill(peer);
+                }
+                Step::Reload { slow } => {
+                    let text = if slow { r#"["t:allow-slow"]"# } else { r#"["t:allow-quick"]"# };
+                    bus.broker.handle_policy(bus.now, policy(text));
+                    bus.settle();
+                }
+                _ => {}
+            }
+            prop_assert!(bus.broker.stats().calls_in_flight <= 8);
+            prop_assert!(bus.broker.stats().message_bytes <= 600_000);
+        }
+        while let Some(run) = bus.running.pop_front() {
+            bus.complete(run.call, done());
+        }
+        for (peer, stream) in started {
+            prop_assert!(!alive[peer] || bus.end(peer, stream).is_some(), "call {stream} of {peer} never ended");
+        }
+        assert_idle(&bus);
+    }
+}
