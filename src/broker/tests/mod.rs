@@ -257,7 +257,7 @@ fn a_drained_daemon_ends_open_calls_and_takes_no_new_ones() {
     bus.broker.drain();
     bus.settle();
     assert_eq!(bus.running.len(), 1, "the late call reached no handler");
-    assert_eq!(bus.end(ana, late), None, "its caller knows from GOAWAY");
+    assert_eq!(bus.end(ana, late), Some(&fail(ErrorCode::Unavailable, Delivery::NotDelivered)));
     bus.complete_oldest(done());
     assert!(matches!(bus.end(ana, open), Some(End::Reply(_))));
     assert_idle(&bus);
