@@ -7,9 +7,11 @@ mod leaks;
 mod listening;
 mod races;
 
-/// The entry of a child process, see [`child`].
+/// Also the entry of the child processes, see [`child`].
 #[test]
-#[ignore = "started by other tests as their child process"]
 fn child_process() {
-    child::run();
+    if !child::play() {
+        let address = child::Place::new().address();
+        assert_eq!(child::Start::new("echo", &address).answer(), address.to_string());
+    }
 }
