@@ -323,8 +323,8 @@ mod outputs {
 
     /// Gives what ends with the call.
     #[command]
-    pub(super) fn words<'a>(text: &'a str) -> Result<Vec<&'a str>, &'a str> {
-        if text.is_empty() { Err("no text") } else { Ok(text.split(' ').collect()) }
+    pub(super) fn words<'a>(text: &'a str, separator: &str) -> Result<Vec<&'a str>, &'a str> {
+        if text.is_empty() { Err("no text") } else { Ok(text.split(separator).collect()) }
     }
 
     #[command]
@@ -387,7 +387,11 @@ fn values_travel_as_json_and_bytes_raw() {
     replies(&only(generate_handler![outputs::locked]), Body::None, json(r#""kept""#));
     let named = json(r#"{"call":1,"message":2,"argument1":3,"value":4}"#);
     replies(&only(generate_handler![outputs::output]), named, json("10"));
-    replies(&only(generate_handler![outputs::words]), json(r#"{"text":"a b"}"#), json(r#"["a","b"]"#));
+    replies(
+        &only(generate_handler![outputs::words]),
+        json(r#"{"text":"a b","separator":" "}"#),
+        json(r#"["a","b"]"#),
+    );
 }
 
 #[test]
@@ -418,7 +422,7 @@ fn errors_of_the_application_keep_their_form() {
     let gone = application_error(&unit, json(r#"{"fail":true}"#));
     assert_eq!(gone, json(r#"{"kind":"gone","detail":{"path":"/a"}}"#));
     let words = only(generate_handler![outputs::words]);
-    assert_eq!(application_error(&words, json(r#"{"text":""}"#)), json(r#""no text""#));
+    assert_eq!(application_error(&words, json(r#"{"text":"","separator":" "}"#)), json(r#""no text""#));
     let converted = application_error(&only(generate_handler![outputs::converted]), Body::None);
     assert_eq!(converted, json(r#"{"custom":true}"#));
     let raw = application_error(&only(generate_handler![outputs::raw_error]), Body::None);
