@@ -28,7 +28,7 @@ use crate::traffic::{ReadBuffer, flush, is_passing};
 
 /// The longest that a reading thread stays away. It can't be woken from outside, and output that another thread has left
 /// behind must go on well within the daemon's patience for a frame that was begun (10 s).
-const LONGEST_READ: Duration = Duration::from_secs(4);
+const LONGEST_READ: Duration = Duration::from_millis(4096);
 
 /// How often a thread that waits for room to write looks whether somebody still reads. Nobody does if the last reader
 /// left with its answer meanwhile, and a daemon whose answers are not read takes no more calls.
@@ -112,6 +112,7 @@ impl Link {
             // Nobody reads, so what the daemon said since the last call is still unread.
             let result = buffer.fill(|bytes, fds| self.stream.try_read(bytes, fds));
             self.take_input(&mut state, buffer, result);
+            state.nudge();
         }
         state.core.closed().is_none()
     }
@@ -290,7 +291,7 @@ impl Link {
                 thread.unpark();
             }
         }
-        state.nudge();
+        state.offer_slots();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -307,12 +308,9 @@ impl State {
         id
     }
 
-    /// Wakes one thread for each thing that nobody sees to. It is awake, or about to be, as long as it stands in `parked`,
-    /// so waking it again is harmless, and it looks at everything before it sleeps again.
+    /// For a thread that leaves: wakes one for each thing that nobody sees to from now on. Whoever stands in `parked` looks
+    /// at everything when it wakes and before it sleeps again, so waking it once too often is harmless.
     fn nudge(&self) {
-        if self.parked.is_empty() {
-            return;
-        }
         let unread = self.buffer.is_some();
         let unwritten = self.core.has_output() && !self.writing;
         if (unread || unwritten)
@@ -320,14 +318,16 @@ impl State {
         {
             parked.thread.unpark();
         }
+        self.offer_slots();
+    }
+
+    /// Wakes one thread that waits for a slot, if there is one; it wakes the next. Wakes all if there will be none.
+    fn offer_slots(&self) {
+        let mut waiting = self.parked.iter().filter(|parked| parked.wants == Wants::Slot);
         if self.core.closed().is_some() {
-            // Those that wait for a slot will not get one.
-            self.parked
-                .iter()
-                .filter(|parked| parked.wants == Wants::Slot)
-                .for_each(|parked| parked.thread.unpark());
+            waiting.for_each(|parked| parked.thread.unpark());
         } else if self.core.room() > 0
-            && let Some(parked) = self.parked.iter().find(|parked| parked.wants == Wants::Slot)
+            && let Some(parked) = waiting.next()
         {
             parked.thread.unpark();
         }
