@@ -41,3 +41,67 @@ pub use config::Config;
 pub use daemon::{DaemonHandle, ReloadError, Reloaded, Running};
 pub use error::BuildError;
 pub use invoked_transport as transport;
+
+/// Makes a command of a function.
+///
+/// The arguments come from the call's JSON object by their names, or from the call itself ([`State`](ipc::State),
+/// [`Request`](ipc::Request), `&`[`Peer`](ipc::Peer), and what else [`CommandArg`](ipc::CommandArg) lists). The result
+/// goes back as JSON, bytes (`Vec<u8>`, `Bytes`, `&[u8]`) raw; of a `Result`, the error as the application's own.
+/// The function stays what it is. Doc comments become what `describe` prints.
+///
+/// ```
+/// use std::sync::Mutex;
+///
+/// use invoked::ipc::State;
+/// use invoked::{command, generate_handler};
+///
+/// /// Greets someone.
+/// #[command]
+/// fn greet(first_name: &str) -> String {
+///     format!("Hello, {first_name}!")
+/// }
+///
+/// #[command]
+/// async fn remember(note: String, notes: State<'_, Mutex<Vec<String>>>) -> Result<usize, String> {
+///     let mut notes = notes.lock().map_err(|error| error.to_string())?;
+///     notes.push(note);
+///     Ok(notes.len())
+/// }
+///
+/// let handler = generate_handler![greet, remember];
+/// assert_eq!(greet("Ann"), "Hello, Ann!");
+/// ```
+///
+/// Callers send `{"firstName": "Ann"}` to the first: keys are camelCase, as Tauri's are. An argument that is an
+/// `Option` may be left out.
+///
+/// | attribute | effect |
+/// |---|---|
+/// | none, on `fn` | the command may block; it runs on the pool |
+/// | none, on `async fn` | runs on the workers; its future must be `Send`, its arguments may borrow from the call |
+/// | `async`, on `fn` | runs on the workers; it must not block for long |
+/// | `inline`, on `fn` | runs in place; it must not wait |
+/// | `inline`, on `async fn` | is polled once in place, and goes on on the workers |
+/// | `rename = "name"` | the command's name, if not the function's |
+/// | `rename_all = "snake_case"` | keys as the arguments are written (`camelCase` is the default) |
+/// | `root = "path"` | where the expansion finds this crate, for crates that reach it through another one |
+pub use invoked_macros::command;
+
+/// Collects commands into an [`InvokeHandler`](ipc::InvokeHandler).
+///
+/// Takes paths of functions with [`#[command]`](macro@command), each with `#[cfg(…)]` before it if need be. A path must
+/// name the function where it stands, or in a module that re-exports all of its names with `*`: beside the function
+/// stands a hidden one, which this macro calls.
+///
+/// ```
+/// mod photos {
+///     #[invoked::command]
+///     pub fn count() -> u32 { 3 }
+/// }
+///
+/// #[invoked::command(inline)]
+/// fn version() -> &'static str { "1" }
+///
+/// let handler = invoked::generate_handler![version, photos::count];
+/// ```
+pub use invoked_macros::generate_handler;

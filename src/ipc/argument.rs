@@ -47,8 +47,13 @@ impl<'a, T: Deserialize<'a>> CommandArg<'a> for T {
             // An absent argument is a null one: that is how an Option is left out.
             return serde_json::from_str("null").map_err(|_| bad(missing(&item)));
         };
-        serde_json::from_str(json)
-            .map_err(|error| bad(format!("argument `{}` of {}: {error}", item.key, item.message.command())))
+        serde_json::from_str(json).or_else(|error| {
+            // `&str` can't borrow `"a\nb"` from the call as it stands there.
+            let unescaped = item.message.unescaped_argument(item.key);
+            unescaped
+                .and_then(|value| T::deserialize(value).ok())
+                .ok_or_else(|| bad(format!("argument `{}` of {}: {error}", item.key, item.message.command())))
+        })
     }
 }
 

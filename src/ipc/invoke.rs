@@ -10,6 +10,7 @@ use invoked_proto::Text;
 use invoked_proto::body::{Body, Message};
 use invoked_proto::metadata::HeaderField;
 use invoked_proto::registry::ErrorCode;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::cancellation::CancellationToken;
@@ -58,8 +59,20 @@ pub struct InvokeMessage {
     arguments: OnceLock<Result<Arguments, Fault>>,
 }
 
-/// Where each argument stands in the body.
-type Arguments = Vec<(String, Range<usize>)>;
+type Arguments = Vec<FoundArgument>;
+
+/// Where an argument stands in the body.
+#[derive(Debug)]
+struct FoundArgument {
+    key: String,
+    range: Range<usize>,
+    /// The argument parsed, for an argument that borrows strings and was sent with escapes in them.
+    unescaped: OnceLock<Value>,
+}
+
+/// The longest argument, other than one string, that is unescaped to be borrowed from. A list of small numbers takes
+/// some twenty times its text as a [`Value`], so what a caller makes the daemon reserve here is bounded.
+const MAX_UNESCAPED: usize = 64 * 1024;
 
 impl InvokeMessage {
     pub(crate) fn new(mut call: WireCall, state: Arc<StateManager>, cancellation: CancellationToken) -> Self {
@@ -139,9 +152,25 @@ impl InvokeMessage {
     /// # Errors
     /// `invalid_argument` if the body is not a JSON object, or has a key twice: two readers could take different values.
     pub fn argument(&self, key: &str) -> Result<Option<&str>, Fault> {
-        let arguments = self.arguments()?;
-        let Some((_, range)) = arguments.iter().find(|(name, _)| name == key) else { return Ok(None) };
-        Ok(std::str::from_utf8(&self.body().bytes()[range.clone()]).ok())
+        let found = self.arguments()?.iter().find(|found| found.key == key);
+        Ok(found.and_then(|found| self.text_of(found)))
+    }
+
+    /// The argument `key` parsed, so that strings with escapes can be borrowed from it; `None` where no string has
+    /// one, or the argument is too large for that.
+    pub(crate) fn unescaped_argument(&self, key: &str) -> Option<&Value> {
+        let found = self.arguments().ok()?.iter().find(|found| found.key == key)?;
+        let json = self.text_of(found)?;
+        let is_bounded = json.starts_with('"') || json.len() <= MAX_UNESCAPED;
+        if !is_bounded || !json.contains('\\') {
+            return None;
+        }
+        let value = serde_json::from_str(json).ok()?;
+        Some(found.unescaped.get_or_init(|| value))
+    }
+
+    fn text_of(&self, found: &FoundArgument) -> Option<&str> {
+        std::str::from_utf8(&self.body().bytes()[found.range.clone()]).ok()
     }
 
     /// The names of the arguments that the call has.
@@ -149,7 +178,7 @@ impl InvokeMessage {
     /// # Errors
     /// As for [`argument`](Self::argument).
     pub fn argument_names(&self) -> Result<impl Iterator<Item = &str>, Fault> {
-        Ok(self.arguments()?.iter().map(|(name, _)| name.as_str()))
+        Ok(self.arguments()?.iter().map(|found| found.key.as_str()))
     }
 
     fn arguments(&self) -> Result<&Arguments, Fault> {
@@ -169,11 +198,11 @@ fn find_arguments(body: &Body) -> Result<Arguments, Fault> {
     let Unique(found) = serde_json::from_slice(json)
         .map_err(|error| bad(format!("the arguments are not one JSON object: {error}")))?;
     let start = json.as_ptr() as usize;
-    let at = |raw: &RawValue| {
+    let place = |(key, raw): (String, &RawValue)| {
         let from = raw.get().as_ptr() as usize - start;
-        from..from + raw.get().len()
+        FoundArgument { key, range: from..from + raw.get().len(), unescaped: OnceLock::new() }
     };
-    Ok(found.into_iter().map(|(key, raw)| (key, at(raw))).collect())
+    Ok(found.into_iter().map(place).collect())
 }
 
 /// A JSON object without duplicate keys, its values unparsed.

@@ -212,6 +212,18 @@ fn arguments_may_borrow_from_the_call() {
     replies(&borrowed, json(r#"{"name":"abc","names":[]}"#), json("3"));
 }
 
+#[test]
+fn borrowed_strings_may_have_escapes() {
+    let borrowed = only(generate_handler![borrowed]);
+    replies(&borrowed, json(r#"{"name":"abc","names":["d"],"maybe":"ef"}"#), json("6"));
+    replies(&borrowed, json(r#"{"name":"a\nc","names":["\u00e4","\""],"maybe":"\\f"}"#), json("8"));
+    // More than is unescaped for anything but one string.
+    let many = format!(r#"{{"name":"","names":["\n","{}"]}}"#, "x".repeat(70_000));
+    assert_eq!(fault(&borrowed, Body::Json(many.into())).code, ErrorCode::InvalidArgument);
+    let long = format!(r#"{{"name":"\n{}","names":[]}}"#, "x".repeat(70_000));
+    replies(&borrowed, Body::Json(long.into()), json("70001"));
+}
+
 // What the call gives.
 
 struct Counter(AtomicU32);
