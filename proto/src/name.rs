@@ -165,7 +165,7 @@ pub enum NameError {
         len: usize,
     },
     /// A byte that may not stand there.
-    #[error("byte 0x{byte:02x} may not stand at byte {at} of a name")]
+    #[error("'{}' may not stand at byte {at} of a name", .byte.escape_ascii())]
     Byte {
         /// Its offset.
         at: usize,

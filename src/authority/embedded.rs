@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::path::PathScope;
-use super::permission::{OPERATE, Registry};
+use super::registry::{OPERATE, Registry};
 use super::scope::is_plain;
 use super::source::PolicyError;
 
@@ -56,7 +56,7 @@ pub(crate) fn dev_policy(directory: &str, registry: &Registry) -> String {
     let literal = PathScope::escape(directory.trim_end_matches('/'));
     let mut held = Vec::new();
     if registry.has_permission("fs:default") {
-        let allow = format!("[{}, {}]", quoted(&literal), quoted(&format!("{literal}/**")));
+        let allow = format!("[{}, {}]", quoted(&literal), quoted(format!("{literal}/**")));
         held.push(format!("{{ identifier = \"fs:default\", allow = {allow} }}"));
     }
     if registry.has_permission("bench:default") {
@@ -64,7 +64,7 @@ pub(crate) fn dev_policy(directory: &str, registry: &Registry) -> String {
     }
     let mut own: Vec<_> = registry.commands().filter(|command| command.plugin().is_none()).collect();
     own.sort_unstable();
-    held.extend(own.into_iter().map(|command| quoted(&command.permission_allow())));
+    held.extend(own.into_iter().map(|command| quoted(command.permission_allow())));
     capability(
         "dev",
         "What --dev gives the uid that started the daemon.",

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use invoked_proto::name::CommandName;
 use serde_json::Value;
@@ -182,7 +183,15 @@ impl PolicySnapshot {
                 self.denial(facts, command, vec![reason], Remedy::Advice(advice.to_owned()))
             }
             Verdict::Deny(Denial::NoRule) => {
-                let remedy = self.remedy(facts, name, argument);
+                let remedy = match self.waiting_scope(&grants, name) {
+                    Some(scope) => Remedy::Advice(format!(
+                        "no entry would allow this call alone: with the command, the peer would get all that \"{}\" ({}) \
+                         allows",
+                        scope.permission(),
+                        scope.location()
+                    )),
+                    None => self.remedy(facts, name, argument),
+                };
                 self.denial(facts, command, self.nearest(facts, name), remedy)
             }
         }
@@ -236,6 +245,15 @@ impl PolicySnapshot {
         }
     }
 
+    /// A scope of the command's plugin that the peer holds, and that would allow arguments once it held the command.
+    fn waiting_scope<'g>(&self, grants: &'g PeerGrants, command: &CommandName) -> Option<&'g GrantScope> {
+        let allows =
+            |scope: &&Arc<GrantScope>| scope.lists().allow.as_ref().is_some_and(|items| !items.is_empty());
+        let scopes = grants.global_scopes(command.plugin().unwrap_or(""));
+        let scope = scopes.iter().find(allows).filter(|_| self.registry.is_scoped(command.as_str()))?;
+        Some(scope)
+    }
+
     fn is_path_scoped(&self, command: &CommandName) -> bool {
         matches!(self.registry.scope_kind(command.plugin()), ScopeKind::Path)
             && self.registry.is_scoped(command.as_str())
@@ -254,7 +272,7 @@ impl PolicySnapshot {
     }
 
     fn allowance(&self, facts: &PeerFacts, grant: &Grant) -> Explanation {
-        let by = |scope: &std::sync::Arc<GrantScope>| {
+        let by = |scope: &Arc<GrantScope>| {
             format!(
                 "capability \"{}\" allows it with \"{}\" ({})",
                 scope.capability(),

@@ -19,6 +19,7 @@ mod path;
 mod peer;
 mod permission;
 mod policy;
+mod registry;
 mod resolve;
 mod scope;
 mod snapshot;
@@ -33,8 +34,9 @@ pub use self::explain::{Explanation, Refusal, RefusalCode};
 pub use self::identifier::{Identifier, IdentifierError};
 pub use self::path::PathScope;
 pub use self::peer::{Matcher, OVERFLOW_ID, PeerFacts, PeerState, UserDirectory};
-pub use self::permission::{CommandInfo, Permission, PermissionSet, PluginManifest, Registry};
+pub use self::permission::{CommandInfo, Permission, PermissionSet, PluginManifest};
 pub use self::policy::{CompiledPolicy, Policy};
+pub use self::registry::Registry;
 pub use self::resolve::Instance;
 pub use self::scope::{
     GrantScope, InputError, ScopeContext, ScopeDefault, ScopeDenial, ScopeError, ScopeItem, ScopeKind,

@@ -308,9 +308,7 @@ impl MatcherReader<'_> {
         };
         let what = if matches!(kind, "user" | "uid") { "uid" } else { "gid" };
         if !is_id(id) {
-            return Err(format!(
-                "the {what} {id} may be anybody's (the overflow id), so no rule may name it"
-            ));
+            return Err(format!("no rule may name the {what} {id}: it may be anybody's"));
         }
         if what == "gid" {
             matcher.gids.push(id);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::capability::{Capability, WrittenPermission};
 use super::peer::Matcher;
-use super::permission::{Part, Registry, Resolved};
+use super::registry::{OPERATE, Part, Registry, Resolved};
 use super::scope::{GrantScope, ScopeContext, ScopeRole, ScopeVariable};
 use super::source::{Findings, Location, nearest};
 
@@ -198,7 +198,7 @@ impl Resolver<'_> {
     fn warn_of_denials_without_effect(&self, peers: &[Matcher], entry: &EntryRules, findings: &mut Findings) {
         let operators =
             peers.iter().any(|m| m.uid().map_or(m.gids().is_empty(), |u| u == 0 || u == self.own_uid));
-        let Some(operate) = self.registry.resolved(super::permission::OPERATE).filter(|_| operators) else {
+        let Some(operate) = self.registry.resolved(OPERATE).filter(|_| operators) else {
             return;
         };
         let denied = entry.resolved.parts.iter().flat_map(|part| &part.deny);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use invoked_proto::name::CommandName;
 
 use super::peer::{PeerFacts, PeerState};
-use super::permission::Registry;
+use super::registry::Registry;
 use super::resolve::{CapabilityRules, RuleOrigin};
 use super::scope::{
     AnyScopes, CompiledScopes, GrantScope, ScopeContext, ScopeDefault, ScopeDenial, ScopeObject,

@@ -59,7 +59,7 @@ impl Source {
     pub fn at(&self, span: Range<usize>) -> Location {
         let start = self.boundary(span.start);
         let end = self.boundary(span.end).max(start);
-        Location { position: self.position(start), source: self.clone(), span: start..end }
+        Location { source: self.clone(), span: start..end }
     }
 
     /// The last character boundary up to `at`.
@@ -89,7 +89,6 @@ pub struct Position {
 #[derive(Clone)]
 pub struct Location {
     source: Source,
-    position: Position,
     span: Range<usize>,
 }
 
@@ -100,10 +99,10 @@ impl Location {
         &self.source
     }
 
-    /// Where it starts.
+    /// Where it starts. Counts the lines before it, so it is asked for when a message is written, not before.
     #[must_use]
     pub fn position(&self) -> Position {
-        self.position
+        self.source.position(self.span.start)
     }
 
     /// Its bytes in the source's text.
@@ -117,7 +116,7 @@ impl Location {
     pub fn error(&self, message: impl Into<String>) -> PolicyError {
         PolicyError {
             file: self.source.name().to_owned(),
-            position: Some(self.position),
+            position: Some(self.position()),
             span: Some(self.span.clone()),
             source: Some(self.source.clone()),
             message: message.into(),
@@ -128,13 +127,13 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.source.name(), self.position.line)
+        write!(f, "{}:{}", self.source.name(), self.position().line)
     }
 }
 
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}:{}", self.position.column)
+        write!(f, "{self}:{}", self.position().column)
     }
 }
 
@@ -270,7 +269,7 @@ impl Findings {
 
 /// The candidate that is nearest to `written`, if any is near enough to be a slip of the hand.
 pub(crate) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = written.chars().count().div_ceil(4).clamp(1, 4);
+    let limit = written.chars().count().div_ceil(3).clamp(1, 4);
     candidates
         .into_iter()
         .filter(|candidate| candidate.len().abs_diff(written.len()) <= 4 * limit)

@@ -159,7 +159,10 @@ impl Ending {
 /// What a handler's fault says of delivery: arguments are refused before the command's own code runs.
 fn delivery_of(code: ErrorCode) -> Delivery {
     match code {
-        ErrorCode::InvalidArgument | ErrorCode::ResourceExhausted => Delivery::NotDelivered,
+        // Scopes and arguments are judged before the command does anything.
+        ErrorCode::InvalidArgument | ErrorCode::PermissionDenied | ErrorCode::ResourceExhausted => {
+            Delivery::NotDelivered
+        }
         ErrorCode::Cancelled | ErrorCode::DeadlineExceeded | ErrorCode::Internal => Delivery::Delivered,
         _ => Delivery::Completed,
     }

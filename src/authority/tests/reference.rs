@@ -1,1 +1,225 @@
+//! A second evaluator, written from the rules of the model and nothing else: it knows neither snapshots nor indexes
+//! nor the order of files, and goes through everything for each question.
 
+use super::{OWN, plugin};
+use crate::authority::{PeerFacts, Permission, PluginManifest, ScopeDefault, ScopeKind};
+
+/// A capability as the reference has it; [`toml`](Self::toml) writes it down for the other evaluator.
+#[derive(Clone, Debug)]
+pub(super) struct Capability {
+    pub(super) peers: Vec<Matcher>,
+    pub(super) entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Matcher {
+    Uid(u32),
+    Gid(u32),
+    Both(u32, u32),
+    OwnUid,
+    Everyone,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) permission: &'static Shipped,
+    pub(super) allow: Option<Vec<&'static str>>,
+    pub(super) deny: Vec<&'static str>,
+}
+
+/// One identifier of the test's manifests, with what it stands for, sets written out.
+#[derive(Debug)]
+pub(super) struct Shipped {
+    pub(super) identifier: &'static str,
+    pub(super) takes_scope: bool,
+    parts: &'static [Part],
+}
+
+#[derive(Debug)]
+struct Part {
+    plugin: &'static str,
+    allow: &'static [&'static str],
+    deny: &'static [&'static str],
+    scope_allow: Option<&'static [&'static str]>,
+    scope_deny: &'static [&'static str],
+}
+
+const NONE: Part = Part { plugin: "", allow: &[], deny: &[], scope_allow: None, scope_deny: &[] };
+const P_A: Part = Part { plugin: "p", allow: &["p.a"], ..NONE };
+const P_B: Part = Part { plugin: "p", allow: &["p.b"], ..NONE };
+const P_C: Part = Part { plugin: "p", allow: &["p.c"], ..NONE };
+const NOT_A: Part = Part { plugin: "p", deny: &["p.a"], ..NONE };
+const MIXED: Part = Part { plugin: "p", allow: &["p.a", "p.c"], deny: &["p.b"], ..NONE };
+const PUBLIC: Part =
+    Part { plugin: "p", allow: &["p.a"], scope_allow: Some(&["/x"]), scope_deny: &["/z/1"], ..NONE };
+const SCOPE: Part = Part { plugin: "p", ..NONE };
+const HIDE: Part = Part { plugin: "p", scope_deny: &["/y"], ..NONE };
+const Q_A: Part = Part { plugin: "q", allow: &["q.a"], ..NONE };
+const GREET: Part = Part { allow: &["greet"], ..NONE };
+const PING: Part = Part { plugin: "core", allow: &["core.ping"], ..NONE };
+const RELOAD: Part = Part { plugin: "core", allow: &["core.reload"], ..NONE };
+const NOT_PING: Part = Part { plugin: "core", deny: &["core.ping"], ..NONE };
+const NOT_STOP: Part = Part { plugin: "core", deny: &["core.provide"], ..NONE };
+const PROVIDE: Part = Part { plugin: "core", allow: &["core.provide"], ..NONE };
+
+pub(super) static SHIPPED: [Shipped; 18] = [
+    Shipped { identifier: "p:allow-a", takes_scope: true, parts: &[P_A] },
+    Shipped { identifier: "p:allow-b", takes_scope: true, parts: &[P_B] },
+    Shipped { identifier: "p:allow-c", takes_scope: false, parts: &[P_C] },
+    Shipped { identifier: "p:deny-a", takes_scope: false, parts: &[NOT_A] },
+    Shipped { identifier: "p:mixed", takes_scope: true, parts: &[MIXED] },
+    Shipped { identifier: "p:public", takes_scope: true, parts: &[PUBLIC] },
+    Shipped { identifier: "p:scope", takes_scope: true, parts: &[SCOPE] },
+    Shipped { identifier: "p:hide", takes_scope: true, parts: &[HIDE] },
+    Shipped { identifier: "p:default", takes_scope: true, parts: &[P_A, P_C] },
+    Shipped { identifier: "p:all", takes_scope: true, parts: &[P_A, P_C, P_B, PUBLIC, HIDE] },
+    Shipped { identifier: "q:allow-a", takes_scope: true, parts: &[Q_A] },
+    Shipped { identifier: "allow-greet", takes_scope: false, parts: &[GREET] },
+    Shipped { identifier: "core:default", takes_scope: false, parts: &[PING] },
+    Shipped { identifier: "core:operate", takes_scope: false, parts: &[PING, RELOAD] },
+    Shipped { identifier: "core:deny-ping", takes_scope: false, parts: &[NOT_PING] },
+    Shipped { identifier: "core:deny-provide", takes_scope: false, parts: &[NOT_STOP] },
+    Shipped { identifier: "core:allow-provide", takes_scope: false, parts: &[PROVIDE] },
+    Shipped { identifier: "core:allow-reload", takes_scope: false, parts: &[RELOAD] },
+];
+
+pub(super) const COMMANDS: [&str; 9] =
+    ["p.a", "p.b", "p.c", "q.a", "greet", "core.ping", "core.reload", "core.provide", "p.unknown"];
+const SCOPED: [&str; 3] = ["p.a", "p.b", "q.a"];
+pub(super) const PATTERNS: [&str; 5] = ["/x", "/y", "/z/*", "/**", "$PEER_HOME/f"];
+pub(super) const PATHS: [&str; 7] = ["/x", "/y", "/z/1", "/z/2", "/home/ana/f", "/home/bob/f", "/z"];
+
+/// The manifests that [`SHIPPED`] describes.
+pub(super) fn manifests() -> [PluginManifest; 4] {
+    let permission = |identifier: &str, allow: &[&str], deny: &[&str]| Permission {
+        identifier: identifier.to_owned(),
+        allow: allow.iter().map(|&c| c.to_owned()).collect(),
+        deny: deny.iter().map(|&c| c.to_owned()).collect(),
+        ..Permission::default()
+    };
+    let public = Permission {
+        scope_allow: Some(vec!["/x".into()]),
+        scope_deny: vec!["/z/1".into()],
+        ..permission("public", &["a"], &[])
+    };
+    let hide = Permission { scope_deny: vec!["/y".into()], ..permission("hide", &[], &[]) };
+    [
+        plugin("p")
+            .scoped_command("a")
+            .scoped_command("b")
+            .command("c")
+            .permission(permission("mixed", &["a", "c"], &["b"]))
+            .permission(public)
+            .permission(permission("scope", &[], &[]))
+            .permission(hide)
+            .set("all", "", ["default", "allow-b", "public", "hide"])
+            .default_set(["allow-a", "allow-c"])
+            .scope(ScopeKind::Path, ScopeDefault::Nothing),
+        plugin("q").scoped_command("a").scope(ScopeKind::Path, ScopeDefault::Everything),
+        plugin("core").command("ping").command("reload").command("provide").default_set(["allow-ping"]).set(
+            "operate",
+            "",
+            ["default", "allow-reload"],
+        ),
+        PluginManifest::application().command("greet"),
+    ]
+}
+
+impl Capability {
+    pub(super) fn toml(&self, identifier: &str) -> String {
+        let list = |values: &[&str]| values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
+        let peers: Vec<String> = self
+            .peers
+            .iter()
+            .map(|peer| match peer {
+                Matcher::Uid(uid) => format!("\"uid:{uid}\""),
+                Matcher::Gid(gid) => format!("{{ gid = {gid} }}"),
+                Matcher::Both(uid, gid) => format!("{{ uid = {uid}, gid = {gid} }}"),
+                Matcher::OwnUid => "\"self\"".to_owned(),
+                Matcher::Everyone => "\"everyone\"".to_owned(),
+            })
+            .collect();
+        let entries: Vec<String> = self
+            .entries
+            .iter()
+            .map(|entry| {
+                let allow = entry.allow.as_ref().map(|allow| format!(", allow = [{}]", list(allow)));
+                let deny = (!entry.deny.is_empty()).then(|| format!(", deny = [{}]", list(&entry.deny)));
+                let (allow, deny) = (allow.unwrap_or_default(), deny.unwrap_or_default());
+                format!("{{ identifier = \"{}\"{allow}{deny} }}", entry.permission.identifier)
+            })
+            .collect();
+        format!(
+            "identifier = \"{identifier}\"\npeers = [{}]\npermissions = [{}]\n",
+            peers.join(", "),
+            entries.join(", ")
+        )
+    }
+
+    fn matches(&self, peer: &PeerFacts) -> bool {
+        let in_group = |gid: u32| gid != 65_534 && (peer.gid == gid || peer.groups.contains(&gid));
+        self.peers.iter().any(|matcher| match *matcher {
+            Matcher::Uid(uid) => peer.uid == uid,
+            Matcher::Gid(gid) => in_group(gid),
+            Matcher::Both(uid, gid) => peer.uid == uid && in_group(gid),
+            Matcher::OwnUid => peer.uid == OWN,
+            Matcher::Everyone => true,
+        })
+    }
+}
+
+/// Whether `peer` may call `command` with `path`.
+pub(super) fn allowed(capabilities: &[Capability], peer: &PeerFacts, command: &str, path: &str) -> bool {
+    if peer.uid == 65_534 {
+        return false;
+    }
+    // Rule 5: the embedded policy, which nothing takes away.
+    if (peer.uid == 0 || peer.uid == OWN) && matches!(command, "core.ping" | "core.reload") {
+        return true;
+    }
+    let plugin = command.split_once('.').map_or("", |(plugin, _)| plugin);
+    let held: Vec<(&Entry, &Part)> = capabilities
+        .iter()
+        .filter(|capability| capability.matches(peer))
+        .flat_map(|capability| &capability.entries)
+        .flat_map(|entry| entry.permission.parts.iter().map(move |part| (entry, part)))
+        .collect();
+    // Rule 1: a deny of a capability that matches.
+    if held.iter().any(|(_, part)| part.deny.contains(&command)) {
+        return false;
+    }
+    let granting: Vec<_> = held.iter().filter(|(_, part)| part.allow.contains(&command)).collect();
+    if granting.is_empty() || !SCOPED.contains(&command) {
+        return !granting.is_empty();
+    }
+    // A permission without commands is a scope of its plugin.
+    let global = held.iter().filter(|(_, p)| p.allow.is_empty() && p.deny.is_empty() && p.plugin == plugin);
+    let global: Vec<_> = global.collect();
+    let any = |patterns: &[&str]| patterns.iter().any(|pattern| matches(pattern, peer, path) == Some(true));
+    // Rule 2: no applicable deny matches; one whose meaning is not known denies everything.
+    let denies =
+        |patterns: &[&str]| patterns.iter().any(|pattern| matches(pattern, peer, path) != Some(false));
+    if granting.iter().chain(&global).any(|(e, p)| denies(&e.deny) || denies(p.scope_deny)) {
+        return false;
+    }
+    // Rules 2 and 3: some single grant allows it.
+    let of = |entry: &Entry, part: &Part| match (&entry.allow, part.scope_allow) {
+        (Some(own), _) if own.is_empty() => Some(false),
+        (Some(own), shipped) => Some(any(own) || shipped.is_some_and(any)),
+        (None, Some(shipped)) => Some(any(shipped)),
+        (None, None) => None,
+    };
+    let default = plugin == "q";
+    granting.iter().any(|(e, p)| of(e, p).unwrap_or(default))
+        || global.iter().any(|(e, p)| of(e, p) == Some(true))
+}
+
+/// The patterns of this test, each by hand. `None`: its variable has no value for this peer.
+fn matches(pattern: &str, peer: &PeerFacts, path: &str) -> Option<bool> {
+    match pattern {
+        "/z/*" => Some(matches!(path, "/z/1" | "/z/2")),
+        "/**" => Some(true),
+        "$PEER_HOME/f" => peer.home.as_ref().map(|home| format!("{}/f", home.display()) == path),
+        literal => Some(literal == path),
+    }
+}

@@ -136,6 +136,8 @@ fn nobody_who_operates_the_daemon_is_locked_out() {
         "t.toml:4:3: \"core:deny-shutdown\" has no effect on \"core.shutdown\" for root and the daemon's own uid: they \
          are never locked out\n"
     );
+    let own = compiled("identifier = 'c'\npeers = ['self']\npermissions = ['core:deny-ping']");
+    assert_eq!(own.warnings.len(), 1);
     // The same denial for others is in order.
     let others =
         compiled("identifier = 'c'\npeers = ['user:ana', 'group:dev']\npermissions = ['core:deny-shutdown']");
