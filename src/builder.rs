@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use invoked_transport::{Access, Address, Group, Listener};
+use invoked_transport::Listener;
+#[cfg(feature = "cli")]
+use invoked_transport::{Access, Address, Group};
 
 use crate::authority::load::PolicyDirectory;
 use crate::authority::{DevOptions, Instance, PolicyError, ScopeVariable};
 use crate::commands::CommandTable;
-use crate::config::{Config, ListenAccess};
+use crate::config::Config;
+#[cfg(feature = "cli")]
+use crate::config::ListenAccess;
 use crate::daemon::{Daemon, PolicySource, Running};
 use crate::error::BuildError;
 use crate::ipc::{Command, InvokeHandler, StateManager};
@@ -23,6 +27,8 @@ use crate::plugins;
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
+    /// Names the address and the configuration of a program; an embedded daemon is given its listener.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
     pub(crate) app: Option<String>,
     pub(crate) commands: Vec<Command>,
     pub(crate) plugins: Vec<Plugin>,
@@ -177,6 +183,7 @@ fn variables(instance: Instance) -> Vec<(ScopeVariable, PathBuf)> {
 }
 
 /// Opens the socket that `config` asks for.
+#[cfg(feature = "cli")]
 pub(crate) fn listen(address: &Address, access: &ListenAccess) -> Result<Listener, BuildError> {
     let access = match access {
         ListenAccess::Owner => Access::Owner,
@@ -186,6 +193,7 @@ pub(crate) fn listen(address: &Address, access: &ListenAccess) -> Result<Listene
     Ok(Listener::bind(address, access)?)
 }
 
+#[cfg(feature = "cli")]
 fn group_id(group: &str) -> Result<u32, BuildError> {
     if let Ok(gid) = group.parse() {
         return Ok(gid);

@@ -1,9 +1,10 @@
 //! The one table of hosted commands: it routes calls, and it is what the authority, `discover` and `describe` know.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use foldhash::{HashMap, HashMapExt};
 use invoked_proto::Text;
 use invoked_proto::name::CommandName;
 

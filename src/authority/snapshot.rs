@@ -237,7 +237,10 @@ impl GrantsBuilder {
     fn finish(self, policy: &PolicySnapshot, context: &Arc<ScopeContext>) -> PeerGrants {
         let globals: HashMap<String, Arc<[Arc<GrantScope>]>> =
             self.globals.into_iter().map(|(plugin, scopes)| (plugin, scopes.into())).collect();
-        let mut rules: HashMap<CommandName, Rule> = HashMap::with_capacity(self.allowed.len());
+        let mut rules = foldhash::HashMap::<CommandName, Rule>::with_capacity_and_hasher(
+            self.allowed.len(),
+            Default::default(),
+        );
         for (command, scopes) in self.allowed {
             let grant = Grant {
                 id: policy.grant_id(),
@@ -267,7 +270,7 @@ impl GrantsBuilder {
 /// What the policy gives a peer: a verdict for each command.
 #[derive(Debug, Default)]
 pub struct PeerGrants {
-    rules: HashMap<CommandName, Rule>,
+    rules: foldhash::HashMap<CommandName, Rule>,
     unlisted: Denial,
     globals: HashMap<String, Arc<[Arc<GrantScope>]>>,
     provide: HashSet<String>,

@@ -11,11 +11,12 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashMapExt};
 use invoked_proto::Text;
 use invoked_proto::metadata::{Extensions, Hello, Welcome};
 use invoked_proto::registry::{ErrorCode, LIMITS, limits};

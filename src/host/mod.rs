@@ -99,7 +99,7 @@ impl Host {
         for warning in &warnings {
             Report::warning(warning).print();
         }
-        let embedded = daemon.policy.embedded_policy().to_owned();
+        let embedded = daemon.policy.embedded_policy();
         if self.flags.print_policy {
             say(&embedded);
             return Ok(Exit::Stopped);

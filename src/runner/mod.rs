@@ -7,12 +7,12 @@ mod future;
 mod pool;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use invoked_proto::registry::ErrorCode;
 use tokio::sync::mpsc;
 

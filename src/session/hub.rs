@@ -1,13 +1,13 @@
 //! What all sessions of the loop share: the broker, the runner, the connections, the buffers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use foldhash::HashMap;
 use invoked_proto::body::Message;
 use invoked_proto::connection::{Connection, Event, Transmit};
 use invoked_proto::metadata::Failure;

@@ -11,7 +11,8 @@ const REACH: usize = 4;
 #[test]
 fn unsafe_stands_in_one_place_with_its_reasons() {
     let mut violations = Vec::new();
-    for (path, text) in sources() {
+    // Samples that must not compile are no code of ours.
+    for (path, text) in sources().into_iter().filter(|(path, _)| !path.starts_with("tests/ui/")) {
         violations.extend(check(&path, &text));
     }
     none_of("unsafe code", &violations);
