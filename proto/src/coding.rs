@@ -166,7 +166,7 @@ macro_rules! code_as_byte {
 
 code_as_byte!(Codec, Delivery, Direction);
 
-/// The variant's number as a u32 like a derived enumeration's; by hand, because [`wire`] hides the names of fields of
+/// The variant's number as a u32 like a derived enumeration's; by hand, because `wire!` hides the names of fields of
 /// variants from the derive.
 impl Encode for Place {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), BincodeEncodeError> {

@@ -187,6 +187,10 @@ impl<A> Decoder<A> {
         if claimed > self.fds.len() {
             return Err(DecodeError::FdsMissing { claimed: header.nfds, queued: self.fds.len() });
         }
+        if self.input.is_empty() && claimed < self.fds.len() {
+            // Nothing is left that could claim them, so this frame is not acted on.
+            return Err(DecodeError::FdsUnclaimed(self.fds.len()));
+        }
         let fds = self.fds.drain(..claimed).collect();
         let metadata_end = HEADER_LEN + usize::from(header.meta_len);
         Ok(Frame {

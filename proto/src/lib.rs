@@ -4,6 +4,10 @@
 //! the bytes and file descriptors that a socket brought and gives events; it takes requests and gives the bytes to
 //! write. SPEC.md beside this crate is the normative text; [`registry`] has its numbers.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod body;
 mod coding;
 pub mod connection;

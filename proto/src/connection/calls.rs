@@ -294,15 +294,14 @@ impl<A> Connection<A> {
     }
 
     /// Ends our calls above the last that the peer takes; they were not and will not be run.
-    pub(super) fn fail_above(&mut self, last_taken: u64) {
+    pub(super) fn fail_above(&mut self, last_taken: u64, code: ErrorCode, why: &str) {
         let waiting = self.outbound.iter().filter(|(id, call)| **id > last_taken && call.remaining.is_none());
         let mut lost: Vec<u64> = waiting.map(|(id, _)| *id).collect();
         lost.sort_unstable();
         for stream in lost {
             self.send.withdraw(stream);
             self.outbound.remove(&stream);
-            let message = "peer takes no more calls";
-            self.push_failure(stream, ErrorCode::Unavailable, message, Delivery::NotDelivered);
+            self.push_failure(stream, code, why, Delivery::NotDelivered);
         }
     }
 

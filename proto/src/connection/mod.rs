@@ -12,10 +12,11 @@ mod send;
 mod timer;
 mod transmit;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
 
 pub use calls::{Request, Withdrawal};
 pub use event::{Event, More};
@@ -356,10 +357,10 @@ impl<A> Connection<A> {
             0 => None,
             code => Some(ErrorCode::from_u32(code).unwrap_or(ErrorCode::Unknown)),
         };
-        let last_taken = notice.last_stream;
+        let (last_taken, why) = (notice.last_stream, notice.message.clone());
         self.peer_is_away = true;
         self.events.push_back(Event::WentAway { code, notice });
-        self.fail_above(last_taken);
+        self.fail_above(last_taken, code.unwrap_or(ErrorCode::Unavailable), &why);
         Ok(())
     }
 
