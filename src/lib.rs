@@ -26,11 +26,15 @@ mod broker;
 mod builder;
 pub mod commands;
 pub mod config;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod ctl;
 mod daemon;
 mod error;
 #[cfg(feature = "cli")]
 mod host;
 pub mod ipc;
+mod log_limit;
 pub mod plugin;
 pub mod plugins;
 mod runner;

@@ -305,7 +305,7 @@ impl Broker {
                 "too many calls of this uid are in flight",
             ));
         };
-        let (grant, command) = match self.authorize(peer, &call.command) {
+        let (grant, command) = match self.authorize(now, peer, &call.command) {
             Ok(found) => found,
             Err(ending) => return Err(ending),
         };
@@ -331,6 +331,7 @@ impl Broker {
 
     fn authorize(
         &mut self,
+        now: Instant,
         peer: PeerId,
         name: &Text,
     ) -> Result<(Arc<Grant>, Arc<RegisteredCommand>), Ending> {
@@ -341,11 +342,16 @@ impl Broker {
             return Ok((Arc::clone(grant), command));
         }
         self.stats.denied += 1;
-        let refused = state.refused(&self.policy, name);
-        let (peer, explanation) = (Arc::clone(&state.peer), refused.explanation);
-        let denied = Observed::Denied { peer, command: name.detach(), explanation };
-        self.outputs.push_back(Output::Observed(denied));
-        Err(Ending::framework(refused.code, &refused.message, Delivery::NotDelivered))
+        let (code, message) = state.refusal(&self.policy, name);
+        // Names that no command has share one kind, so that making up names does not make lines.
+        let kind = self.commands.find(name).map_or(String::new(), |command| command.name().to_owned());
+        if let Some(suppressed) = self.denial_log.due(now, state.peer.uid, kind) {
+            let explanation = self.policy.explain(&state.facts, name, None).to_string();
+            let (peer, command) = (Arc::clone(&state.peer), name.detach());
+            let denied = Observed::Denied { peer, command, explanation, suppressed };
+            self.outputs.push_back(Output::Observed(denied));
+        }
+        Err(Ending::framework(code, &message, Delivery::NotDelivered))
     }
 
     fn receive(&mut self, id: CallId, admitted: Admitted, assembly: Assembly) {
@@ -371,7 +377,7 @@ impl Broker {
         // What outlives this wake-up must not keep the loop's read buffer for a few bytes.
         let message =
             if place == Place::Inline { message } else { message.detach(self.settings.read_buffer) };
-        if self.watchers > 0 {
+        if self.watching {
             self.outputs.push_back(Output::Observed(Observed::Started {
                 call: id,
                 peer: Arc::clone(&state.peer),
@@ -445,7 +451,7 @@ impl Broker {
         if let Some(at) = deadline {
             self.deadlines.remove(&(at, id));
         }
-        if self.watchers > 0 {
+        if self.watching {
             self.outputs.push_back(Output::Observed(Observed::Ended { call: id, code, bytes, took }));
         }
     }

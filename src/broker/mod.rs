@@ -32,6 +32,7 @@ pub(crate) use stats::Stats;
 use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, RefusalCode, ScopeDenial, Verdict};
 use crate::commands::CommandTable;
 use crate::ipc::{Peer, PeerId};
+use crate::log_limit::LogLimit;
 
 /// What the broker keeps to.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +67,8 @@ pub(crate) struct Broker {
     ledger: Ledger,
     outputs: VecDeque<Output>,
     stats: Stats,
-    watchers: usize,
+    denial_log: LogLimit,
+    watching: bool,
 }
 
 /// A connected peer.
@@ -99,7 +101,8 @@ impl Broker {
             ledger: Ledger::new(settings.bounds),
             outputs: VecDeque::new(),
             stats: Stats::default(),
-            watchers: 0,
+            denial_log: LogLimit::new(),
+            watching: false,
         }
     }
 
@@ -195,6 +198,7 @@ impl Broker {
     /// The scopes of a grant refused an argument of a call of `id`.
     pub(crate) fn note_scope_denial(
         &mut self,
+        now: Instant,
         id: PeerId,
         grant: &Grant,
         denial: &ScopeDenial,
@@ -202,9 +206,17 @@ impl Broker {
     ) {
         let Some(state) = self.peers.get(&id) else { return };
         self.stats.denied += 1;
+        let name = grant.command().as_str();
+        let Some(suppressed) = self.denial_log.due(now, state.peer.uid, name.to_owned()) else { return };
         let explanation = self.policy.explain_scope(&state.facts, grant, denial, argument).to_string();
-        let (peer, command) = (Arc::clone(&state.peer), Text::from(grant.command().as_str()));
-        self.outputs.push_back(Output::Observed(Observed::Denied { peer, command, explanation }));
+        let (peer, command) = (Arc::clone(&state.peer), Text::from(name));
+        let denied = Observed::Denied { peer, command, explanation, suppressed };
+        self.outputs.push_back(Output::Observed(denied));
+    }
+
+    /// Lets the start and the end of each call be observed from now on, or not any more.
+    pub(crate) fn watch(&mut self, watching: bool) {
+        self.watching = watching;
     }
 
     /// Takes no new calls; those that are open end.
@@ -245,22 +257,15 @@ impl Broker {
     }
 }
 
-/// What a refused peer is told, and what the operator's log says.
-struct RefusedCall {
-    code: ErrorCode,
-    message: String,
-    explanation: String,
-}
-
 impl PeerState {
-    fn refused(&self, policy: &PolicySnapshot, command: &str) -> RefusedCall {
+    /// What a refused peer is told.
+    fn refusal(&self, policy: &PolicySnapshot, command: &str) -> (ErrorCode, String) {
         let refusal = policy.refusal(&self.grants, command);
         let code = match refusal.code {
             RefusalCode::PermissionDenied => ErrorCode::PermissionDenied,
             RefusalCode::NotFound => ErrorCode::NotFound,
         };
-        let explanation = policy.explain(&self.facts, command, None).to_string();
-        RefusedCall { code, message: refusal.message, explanation }
+        (code, refusal.message)
     }
 }
 

@@ -94,7 +94,7 @@ pub(crate) enum Place {
 /// Something that happened to a call. Bodies are not shown.
 #[derive(Debug, Clone)]
 pub(crate) enum Observed {
-    /// A call was denied; always told, so that the operator's log has it.
+    /// A call was denied; told whoever watches, so that the operator's log has it, but not too often.
     Denied {
         /// Who.
         peer: Arc<Peer>,
@@ -102,8 +102,10 @@ pub(crate) enum Observed {
         command: Text,
         /// The full explanation, for the operator.
         explanation: String,
+        /// Denials of the same kind that were not told since the last one.
+        suppressed: u64,
     },
-    /// A call was allowed and is complete; told while somebody watches.
+    /// A call was allowed and its message is whole; told while somebody watches.
     Started {
         /// The call.
         call: CallId,

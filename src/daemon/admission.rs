@@ -16,6 +16,7 @@ use invoked_transport::{AsyncStream, Credentials, FdRefusalState, PeerProcess, S
 use crate::authority::load::PasswdFiles;
 use crate::authority::{PeerFacts, UserDirectory};
 use crate::config::Config;
+use crate::log_limit::LogLimit;
 use crate::session::{Ended, Hub, Session, Turns};
 
 /// Admits connections.
@@ -28,6 +29,7 @@ pub(super) struct Admission {
     settings: Settings,
     turns: Turns,
     users: RefCell<HashMap<u32, UserFacts>>,
+    log: RefCell<LogLimit>,
 }
 
 /// What the user database says about a uid.
@@ -51,6 +53,7 @@ impl Admission {
             settings,
             turns: Turns::new(config.quotas.handshakes, config.quotas.handshakes_per_uid),
             users: RefCell::default(),
+            log: RefCell::new(LogLimit::new()),
         }
     }
 
@@ -59,7 +62,8 @@ impl Admission {
         match self.admit(stream).await {
             Ok(Some((session, facts))) => {
                 tracing::debug!(%facts, "connected");
-                log_end(&facts, &session.run().await);
+                let ended = session.run().await;
+                self.log_end(&facts, &ended);
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "can not serve a connection"),
@@ -75,7 +79,9 @@ impl Admission {
             FdRefusalState::Unsupported => tracing::trace!("the kernel lets descriptors in"),
         }
         let Some(id) = self.hub.admit(facts.clone()) else {
-            tracing::warn!(%facts, "too many connections; one is turned away");
+            if let Some(suppressed) = self.log.borrow_mut().due(Instant::now(), facts.uid, "connections") {
+                tracing::warn!(%facts, suppressed, "too many connections; one is turned away");
+            }
             turn_away(&stream);
             return Ok(None);
         };
@@ -85,6 +91,24 @@ impl Admission {
         self.hub.attach(id, Connection::daemon(self.settings, Instant::now()));
         guard.keep();
         Ok(Some((Session::new(Rc::clone(&self.hub), id, stream, handshake), facts)))
+    }
+
+    /// One line for a connection that ended badly, but not too often.
+    fn log_end(&self, facts: &PeerFacts, ended: &Ended) {
+        let kind = match ended {
+            Ended::Closed | Ended::Refused => return tracing::debug!(%facts, "disconnected"),
+            Ended::Io(error) => return tracing::debug!(%facts, %error, "connection lost"),
+            Ended::Protocol(_) => "protocol",
+            Ended::SlowConsumer => "slow consumer",
+        };
+        let Some(suppressed) = self.log.borrow_mut().due(Instant::now(), facts.uid, kind) else { return };
+        match ended {
+            Ended::Protocol(error) => {
+                let code = error.wire_code().name();
+                tracing::warn!(%facts, code, suppressed, "peer broke the protocol: {error}");
+            }
+            _ => tracing::warn!(%facts, suppressed, "peer left its bytes unread for too long; disconnected"),
+        }
     }
 
     /// What the kernel and the user database say. The database may be slow, so it is asked off the loop, once a uid.
@@ -144,19 +168,6 @@ fn turn_away(stream: &Stream) {
     preface.encode(&mut bytes);
     encode_refusal(ErrorCode::ResourceExhausted, "too many connections", &mut bytes);
     drop(stream.try_write(&[IoSlice::new(&bytes)], &[]));
-}
-
-fn log_end(facts: &PeerFacts, ended: &Ended) {
-    match ended {
-        Ended::Closed | Ended::Refused => tracing::debug!(%facts, "disconnected"),
-        Ended::Protocol(error) => {
-            tracing::warn!(%facts, code = error.wire_code().name(), "peer broke the protocol: {error}");
-        }
-        Ended::SlowConsumer => {
-            tracing::warn!(%facts, "peer left its bytes unread for too long; disconnected")
-        }
-        Ended::Io(error) => tracing::debug!(%facts, %error, "connection lost"),
-    }
 }
 
 /// A number that differs from start to start: it lets a client notice another daemon.

@@ -43,7 +43,8 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(broker: Broker, runner: Runner, slow_consumer: Duration) -> Self {
+    pub(crate) fn new(mut broker: Broker, runner: Runner, slow_consumer: Duration) -> Self {
+        broker.watch(tracing::enabled!(tracing::Level::DEBUG));
         Hub {
             broker: RefCell::new(broker),
             runner,
@@ -91,8 +92,9 @@ impl Hub {
         denial: &ScopeDenial,
         argument: &Value,
     ) {
-        self.broker.borrow_mut().note_scope_denial(peer, grant, denial, argument);
-        self.pump(Instant::now());
+        let now = Instant::now();
+        self.broker.borrow_mut().note_scope_denial(now, peer, grant, denial, argument);
+        self.pump(now);
     }
 
     /// Tells every peer to go.
@@ -269,8 +271,8 @@ fn refuse_reply(
 
 fn note(observed: &Observed) {
     match observed {
-        Observed::Denied { peer, command, explanation } => {
-            tracing::warn!(peer = %peer.id, uid = peer.uid, pid = peer.pid, command = command.as_str(), "{explanation}");
+        Observed::Denied { peer, command, explanation, suppressed } => {
+            tracing::warn!(peer = %peer.id, uid = peer.uid, pid = peer.pid, command = command.as_str(), suppressed, "{explanation}");
         }
         Observed::Started { call, peer, command, bytes, received_in } => {
             tracing::debug!(?call, peer = %peer.id, command = command.as_str(), bytes, ?received_in, "call");

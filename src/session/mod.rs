@@ -26,6 +26,12 @@ use crate::ipc::PeerId;
 /// Slices handed to one write; the kernel takes 1024.
 const WRITE_SLICES: usize = 64;
 
+/// Bytes that a session reads or writes before it lets the other sessions have the loop.
+const TURN_BYTES: usize = 512 * 1024;
+
+/// A read from which on it is likely that more waits: then the others get their turn first.
+const LONG_READ: usize = 16 * 1024;
+
 /// A connection, and how to wake the task that owns its socket.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -97,6 +103,8 @@ pub(crate) struct Session {
     blocked_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     ended: Option<Ended>,
+    /// Whether it is the others' turn.
+    yields: bool,
     /// Dropped once the peer has said who it is.
     handshake: Option<Turn>,
 }
@@ -114,6 +122,7 @@ impl Session {
             blocked_since: None,
             timer: None,
             ended: None,
+            yields: false,
             handshake: Some(handshake),
         }
     }
@@ -123,6 +132,12 @@ impl Session {
         let ended = loop {
             if let Some(ended) = self.flush() {
                 break ended;
+            }
+            if std::mem::take(&mut self.yields) {
+                tokio::task::yield_now().await;
+                if self.unwritten.is_some() && self.blocked_since.is_none() {
+                    continue;
+                }
             }
             match self.wait().await {
                 Wake::Readable => self.read(),
@@ -213,6 +228,7 @@ impl Session {
                 return;
             }
         };
+        self.yields |= bytes >= LONG_READ;
         let now = Instant::now();
         let mut connection = self.link.connection.borrow_mut();
         let result = if bytes == 0 {
@@ -243,13 +259,22 @@ impl Session {
     /// Writes what there is, as far as the socket takes it. Tells when the session is over.
     fn flush(&mut self) -> Option<Ended> {
         let mut transmit = self.unwritten.take().unwrap_or_else(|| self.hub.spare_transmit());
+        let mut written = 0;
         let result = loop {
+            if written > TURN_BYTES {
+                self.unwritten = Some(transmit);
+                self.yields = true;
+                return None;
+            }
             if transmit.is_empty() && !self.link.connection.borrow_mut().poll_transmit(&mut transmit) {
                 break Ok(());
             }
             match self.write(&mut transmit) {
                 Ok(0) => break Err(ErrorKind::WriteZero.into()),
-                Ok(_) => self.blocked_since = None,
+                Ok(bytes) => {
+                    written += bytes;
+                    self.blocked_since = None;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => break Err(error),
             }

@@ -13,7 +13,7 @@ use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_proto::testing::{Token, output};
 
 use crate::authority::{Format, PeerFacts, Policy, PolicySnapshot, Source, UserDirectory};
-use crate::broker::{Bounds, Broker, BrokerSettings, CallId, Output, Run};
+use crate::broker::{Bounds, Broker, BrokerSettings, CallId, Observed, Output, Run};
 use crate::commands::CommandTable;
 use crate::ipc::{Command, Outcome, PeerId, Response};
 use crate::plugin::{self, Plugin};
@@ -45,6 +45,10 @@ pub(super) struct Bus {
     pub(super) cancelled: Vec<CallId>,
     /// Denials, as the operator's log has them.
     pub(super) denials: Vec<String>,
+    /// How many were left out before each of them.
+    pub(super) suppressed: Vec<u64>,
+    /// What was let be observed of calls.
+    pub(super) observed: Vec<String>,
 }
 
 struct NoUsers;
@@ -99,6 +103,8 @@ impl Bus {
             running: VecDeque::new(),
             cancelled: Vec::new(),
             denials: Vec::new(),
+            suppressed: Vec::new(),
+            observed: Vec::new(),
         }
     }
 
@@ -246,10 +252,7 @@ impl Bus {
             match output {
                 Output::Run(run) => self.running.push_back(run),
                 Output::CancelHandler(call) => self.cancelled.push(call),
-                Output::Observed(crate::broker::Observed::Denied { explanation, .. }) => {
-                    self.denials.push(explanation);
-                }
-                Output::Observed(_) => {}
+                Output::Observed(observed) => self.note(observed),
                 Output::Welcome { peer, welcome } => self.daemon(peer, |c| c.welcome(&welcome).unwrap()),
                 Output::Refuse { peer, code, message } => self.daemon(peer, |c| c.refuse(code, &message)),
                 Output::Drain(peer) => self.daemon(peer, |c| c.drain("")),
@@ -262,6 +265,21 @@ impl Bus {
             }
         }
         moved
+    }
+
+    fn note(&mut self, observed: Observed) {
+        match observed {
+            Observed::Denied { explanation, suppressed, .. } => {
+                self.denials.push(explanation);
+                self.suppressed.push(suppressed);
+            }
+            Observed::Started { command, bytes, .. } => {
+                self.observed.push(format!("{command} {bytes} bytes"));
+            }
+            Observed::Ended { code, bytes, took, .. } => {
+                self.observed.push(format!("{code:?} {bytes} bytes {took:?}"));
+            }
+        }
     }
 
     fn daemon(&mut self, id: PeerId, act: impl FnOnce(&mut Connection<Token>)) {

@@ -56,6 +56,36 @@ fn a_denied_call_reaches_no_handler_and_is_explained_to_the_operator() {
 }
 
 #[test]
+fn a_flood_of_denials_is_answered_and_does_not_fill_the_log() {
+    let mut bus = Bus::new();
+    let eve = bus.connect(1001).unwrap();
+    for made_up in 0..100 {
+        let stream = bus.call(eve, &format!("t.made_up_{made_up}"), 0);
+        assert!(bus.end(eve, stream).is_some());
+        bus.call(eve, "t.slow", 0);
+    }
+    assert_eq!(bus.denials.len(), 10, "five of each kind: a real command, made-up ones");
+    bus.advance(Duration::from_secs(10));
+    bus.call(eve, "t.slow", 0);
+    assert_eq!(bus.suppressed.last(), Some(&95));
+    assert_eq!(bus.broker.stats().denied, 201);
+}
+
+#[test]
+fn calls_are_observed_only_while_somebody_watches() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    bus.call(ana, "t.slow", 10);
+    bus.complete_oldest(done());
+    assert_eq!(bus.observed, Vec::<String>::new());
+    bus.broker.watch(true);
+    bus.call(ana, "t.slow", 10);
+    bus.advance(Duration::from_millis(3));
+    bus.complete_oldest(done());
+    assert_eq!(bus.observed, ["t.slow 10 bytes", "None 4 bytes 3ms"]);
+}
+
+#[test]
 fn a_denied_message_is_not_kept_while_the_rest_of_it_arrives() {
     let mut bus = Bus::new();
     let eve = bus.connect(1001).unwrap();
