@@ -1,7 +1,7 @@
 //! A daemon as a program: flags, configuration, logs, signals, exit codes. Behind the feature `cli`.
 
 mod flags;
-mod report;
+pub(crate) mod report;
 
 use std::ffi::OsString;
 use std::io::Write;
