@@ -24,4 +24,6 @@ pub use coding::Blob;
 pub use text::Text;
 
 #[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;

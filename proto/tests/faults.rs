@@ -369,3 +369,13 @@ fn a_continuation_that_also_ends_is_refused() {
     let error = give(&mut pair, frame(header, &[], &[])).unwrap_err();
     assert_eq!(error, PeerError::Unexpected(FrameKind::Data));
 }
+
+#[test]
+fn a_cancel_that_came_with_its_call_is_not_told_after_the_answer() {
+    let mut pair = Pair::open();
+    let cancel = frame(Header::new(FrameKind::Cancel, 1), &[], &[]);
+    give(&mut pair, [call_frame(1), cancel].concat().into()).unwrap();
+    assert!(matches!(pair.daemon.poll_event(), Some(Event::Called { stream: 1, .. })));
+    pair.daemon.reply(1, Vec::new(), Message::default()).unwrap();
+    assert!(pair.daemon.poll_event().is_none(), "the call is answered");
+}

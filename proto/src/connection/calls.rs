@@ -383,11 +383,13 @@ impl<A> Connection<A> {
         Ok(())
     }
 
+    /// True for a call of the peer that waits for its answer.
+    pub(super) fn is_unanswered(&self, stream: u64) -> bool {
+        self.inbound.get(&stream).is_some_and(|call| !call.answered)
+    }
+
     fn check_unanswered(&self, stream: u64) -> Result<(), MisuseError> {
-        match self.inbound.get(&stream) {
-            Some(call) if !call.answered => Ok(()),
-            _ => Err(MisuseError::NotAStream(stream)),
-        }
+        if self.is_unanswered(stream) { Ok(()) } else { Err(MisuseError::NotAStream(stream)) }
     }
 
     fn check_message(&self, message: &Message) -> Result<(), MisuseError> {

@@ -184,7 +184,13 @@ impl<A> Connection<A> {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event<A>> {
-        self.events.pop_front()
+        loop {
+            match self.events.pop_front()? {
+                // The owner answered since: what came in one read with the call may be out of date by now.
+                Event::Cancelled { stream } if !self.is_unanswered(stream) => {}
+                event => return Some(event),
+            }
+        }
     }
 
     /// Moves output into `transmit`, which must have been written entirely; false if there is none.

@@ -1,0 +1,266 @@
+//! What fuzzers call, and what `cargo test` replays over the committed corpus: each function takes any bytes and
+//! panics only where a rule of SPEC.md is broken by this crate.
+//!
+//! Here and not in the fuzzing package, so that plain `cargo test` on a stable compiler runs the same code.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::body::{Assembly, Message};
+use crate::connection::{Connection, Event, More, Request, Settings, Transmit};
+use crate::decoder::Decoder;
+use crate::error::PeerError;
+use crate::metadata::{Hello, Welcome};
+use crate::registry::{ErrorCode, FrameKind, HEADER_LEN, MAGIC, PREFACE_LEN, limits};
+use crate::testing::{AnyRecord, Token, output};
+
+/// Frame limit of the sessions: small, so that a fuzzer reaches it.
+const MAX_FRAME: u32 = 1000;
+
+/// Cuts `data` into frames, whole and in pieces, and compares.
+///
+/// # Panics
+/// If the pieces make other frames than the whole, or a file descriptor stays open.
+pub fn decoder(data: &[u8]) {
+    let Some((&[read, fds], input)) = data.split_first_chunk::<2>() else { return };
+    let whole = frames(input, usize::MAX, 0);
+    let pieces = frames(input, usize::from(read).max(1), 0);
+    assert_eq!(whole, pieces, "reads of {read}");
+    frames(input, usize::from(read).max(1), usize::from(fds % 32));
+}
+
+/// The frames of `input`, as kind, metadata and payload, and the error that ended them.
+fn frames(input: &[u8], read: usize, fds: usize) -> (Vec<(u8, Bytes, Bytes)>, Option<String>) {
+    let open = Rc::new(Cell::new(0));
+    let mut decoder = Decoder::new(MAX_FRAME);
+    let mut frames = Vec::new();
+    let mut error = None;
+    'reads: for piece in input.chunks(read) {
+        decoder.push(Bytes::copy_from_slice(piece), (0..fds).map(|_| Token::open(&open)));
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(frame)) => {
+                    assert!(frame.payload.len() + frame.metadata.len() <= MAX_FRAME as usize);
+                    assert_eq!(frame.fds.len(), usize::from(frame.header.nfds));
+                    frames.push((frame.header.kind, frame.metadata, frame.payload));
+                }
+                Ok(None) => break,
+                Err(wrong) => {
+                    error = Some(wrong.to_string());
+                    break 'reads;
+                }
+            }
+        }
+        assert!(decoder.peek().0.len() < HEADER_LEN + MAX_FRAME as usize, "more than a frame is kept");
+        assert!(open.get() <= limits::MAX_FDS_PER_FRAME, "{} file descriptors are kept", open.get());
+    }
+    drop(decoder);
+    assert_eq!(open.get(), 0, "a file descriptor stays open");
+    (frames, error)
+}
+
+/// Reads `data` as a record, the first byte choosing which, and encodes what came out.
+///
+/// # Panics
+/// If the record has other bytes than it was read from, or fails its own rules.
+pub fn records(data: &[u8]) {
+    let Some((&which, bytes)) = data.split_first() else { return };
+    let name = AnyRecord::NAMES[usize::from(which) % AnyRecord::NAMES.len()];
+    let bytes = Bytes::copy_from_slice(&bytes[..bytes.len().min(limits::MAX_METADATA)]);
+    if let Some(Ok(record)) = AnyRecord::decode(name, &bytes) {
+        assert_eq!(record.encode(), bytes, "{name}");
+        assert_eq!(record.validate(), Ok(()), "{name}");
+    }
+}
+
+/// A daemon against a client that sends `data`: the first byte sizes the reads, the second says whether the bytes come
+/// after a handshake.
+///
+/// # Panics
+/// If the daemon breaks a rule: answers what was not asked, keeps what has ended, says what no peer can read.
+pub fn daemon_session(data: &[u8]) {
+    let Some((&[read, prelude], input)) = data.split_first_chunk::<2>() else { return };
+    let mut session = Session::new(Connection::daemon(settings(), Instant::now()));
+    if prelude % 2 == 1 {
+        let hello = Hello::default();
+        let client = Connection::<Token>::client(settings(), &hello, Instant::now());
+        let mut client = client.expect("a default HELLO is legal");
+        session.give(output(&mut client)).expect("the handshake is legal");
+    }
+    session.run(input, usize::from(read).max(1));
+    session.end();
+}
+
+/// A client with four open calls against a daemon that sends `data`, as for [`daemon_session`].
+///
+/// # Panics
+/// If the client breaks a rule, above all if a call of its own ends twice or never.
+pub fn client_session(data: &[u8]) {
+    let Some((&[read, prelude], input)) = data.split_first_chunk::<2>() else { return };
+    let hello = Hello::default();
+    let client = Connection::client(settings(), &hello, Instant::now()).expect("a default HELLO is legal");
+    let mut session = Session::new(client);
+    for len in [0, 1, 100, 10_000] {
+        let message = Message::from(crate::body::Body::Raw(Bytes::from(vec![7; len])));
+        let request = Request { command: "a.b".into(), message, ..Request::default() };
+        session.open.push(session.side.call(request).expect("four small early calls are allowed"));
+    }
+    if prelude % 2 == 1 {
+        let mut daemon = Connection::<Token>::daemon(settings(), Instant::now());
+        session.take_output();
+        let said = Bytes::copy_from_slice(&session.out);
+        daemon.handle_input(Instant::now(), said, []).expect("the handshake is legal");
+        daemon.welcome(&Welcome::default()).expect("a HELLO waits");
+        session.give(output(&mut daemon)).expect("the handshake is legal");
+    }
+    session.run(input, usize::from(read).max(1));
+    session.end();
+}
+
+fn settings() -> Settings {
+    // The limit of frames must leave room for the handshake's own check of the floor.
+    Settings { max_message: 100_000, open_calls: 8, ..Settings::default() }
+}
+
+/// One side under input, with an owner that answers what it can.
+struct Session {
+    side: Connection<Token>,
+    now: Instant,
+    /// Our calls that have not ended.
+    open: Vec<u64>,
+    /// Messages on their way in, ours and the peer's.
+    growing: Vec<(u64, Assembly, bool)>,
+    out: Vec<u8>,
+}
+
+impl Session {
+    fn new(side: Connection<Token>) -> Self {
+        Session { side, now: Instant::now(), open: Vec::new(), growing: Vec::new(), out: Vec::new() }
+    }
+
+    fn run(&mut self, input: &[u8], read: usize) {
+        for piece in input.chunks(read) {
+            if self.give(Bytes::copy_from_slice(piece)).is_err() {
+                assert!(self.side.is_closed(), "an error does not close");
+                break;
+            }
+        }
+    }
+
+    fn give(&mut self, bytes: Bytes) -> Result<(), PeerError> {
+        self.now += Duration::from_millis(1);
+        let result = self.side.handle_input(self.now, bytes, []);
+        while let Some(event) = self.side.poll_event() {
+            self.handle(event);
+        }
+        self.take_output();
+        result
+    }
+
+    fn take_output(&mut self) {
+        let mut transmit = Transmit::default();
+        while self.side.poll_transmit(&mut transmit) {
+            while !transmit.is_empty() {
+                let mut slices = [std::io::IoSlice::new(&[]); 16];
+                let filled = transmit.slices(&mut slices);
+                let before = self.out.len();
+                slices[..filled].iter().for_each(|slice| self.out.extend_from_slice(slice));
+                transmit.advance(self.out.len() - before);
+            }
+        }
+        assert_eq!(self.side.unsent().terminals, 0, "an answer is not written");
+    }
+
+    fn handle(&mut self, event: Event<Token>) {
+        match event {
+            Event::Greeted(_) => self.side.welcome(&Welcome::default()).unwrap_or_default(),
+            Event::Called { stream, call, payload, more, .. } => {
+                let assembly = Assembly::begin(call.parts, payload).expect("its first frame was checked");
+                self.grow(stream, assembly, more, false);
+            }
+            Event::Replied { stream, reply, payload, more, .. } => {
+                let assembly = Assembly::begin(reply.parts, payload).expect("its first frame was checked");
+                self.grow(stream, assembly, more, true);
+            }
+            Event::Failed { stream, failure, payload, more, .. } => {
+                let assembly = Assembly::begin(failure.parts, payload).expect("its first frame was checked");
+                self.grow(stream, assembly, more, true);
+            }
+            Event::Continued { stream, payload, more } => {
+                let at = self.growing.iter().position(|(of, ..)| *of == stream);
+                let (_, mut assembly, ours) = self.growing.swap_remove(at.expect("a fragment of no message"));
+                assembly.push(&payload).expect("its length was checked");
+                self.grow(stream, assembly, more, ours);
+            }
+            Event::Cancelled { stream } => {
+                self.growing.retain(|(of, ..)| *of != stream);
+                let failure = crate::metadata::Failure::framework(
+                    ErrorCode::Cancelled,
+                    "cancelled",
+                    crate::registry::Delivery::Delivered,
+                );
+                let answered = self.side.fail_call(stream, ErrorCode::Cancelled, failure, Message::default());
+                assert!(answered.is_ok() || self.side.is_closed(), "a cancelled call is not open");
+            }
+            Event::Welcomed(_) | Event::Refused { .. } | Event::WentAway { .. } | Event::Ponged { .. } => {}
+        }
+    }
+
+    fn grow(&mut self, stream: u64, assembly: Assembly, more: More, ours: bool) {
+        assert_eq!(assembly.is_complete(), more == More::Whole, "stream {stream}");
+        if more == More::Follows {
+            self.growing.push((stream, assembly, ours));
+            return;
+        }
+        let message = assembly.finish().expect("it is complete and inline");
+        if ours {
+            let at = self.open.iter().position(|open| *open == stream);
+            self.open.swap_remove(at.expect("a call that is not open has ended"));
+        } else if stream % 4 == 1 && !self.side.is_closed() {
+            // Half of the calls are answered at once, the others stay open.
+            self.side.reply(stream, Vec::new(), message).expect("it was just called");
+        }
+    }
+
+    /// The peer leaves: what is open ends, and what was said can be read.
+    fn end(mut self) {
+        // The end of the input may be in the middle of a frame, which is an error of the peer's only.
+        let _ = self.side.handle_eof();
+        let growing = self.growing.iter().filter(|(_, _, ours)| *ours).map(|(stream, ..)| *stream);
+        let mut ended: Vec<u64> = growing.collect();
+        for (stream, _) in self.side.abandon() {
+            if !ended.contains(&stream) {
+                ended.push(stream);
+            }
+        }
+        // A call above our limit has ended for its owner while its bytes are still dropped.
+        let left: Vec<_> = self.open.iter().filter(|stream| !ended.contains(stream)).collect();
+        assert!(left.is_empty(), "calls that never end: {left:?}");
+        assert_eq!((self.side.open_outbound(), self.side.open_inbound()), (0, 0));
+        assert_eq!(self.side.unsent().bytes, 0);
+        check_output(&self.out);
+    }
+}
+
+/// What a side wrote is a preface and whole frames of known kinds.
+fn check_output(out: &[u8]) {
+    if out.is_empty() {
+        return;
+    }
+    assert!(out.starts_with(&MAGIC) && out.len() >= PREFACE_LEN, "output without a preface");
+    if out[MAGIC.len()..MAGIC.len() + 4] == [0; 4] {
+        return; // a refusal: code and reason follow
+    }
+    let mut decoder = Decoder::<()>::new(u32::MAX);
+    decoder.push(Bytes::copy_from_slice(&out[PREFACE_LEN..]), []);
+    let mut last = None;
+    while let Some(frame) = decoder.next_frame().expect("we write legal frames") {
+        assert_ne!(last, Some(FrameKind::GoAway), "a frame after GOAWAY with a code");
+        let fatal = frame.header.arg != 0;
+        last = frame.header.known_kind().filter(|kind| *kind != FrameKind::GoAway || fatal);
+    }
+    assert!(decoder.is_between_frames(), "half a frame is written");
+}
