@@ -1,3 +1,7 @@
 //! The tool of whoever operates or tries a daemon.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    invoked::ctl::run(std::env::args_os())
+}

@@ -1,0 +1,344 @@
+//! The command line of `invokectl`, and the words of its help.
+//!
+//! It owns flags, arguments and their forms; it does nothing with them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::ArgValueCandidates;
+use invoked_client::{Address, AppName};
+
+use super::bench::Pin;
+use super::tour::StepName;
+
+/// Calls, lists and measures the commands of an invoked daemon.
+#[derive(Debug, Parser)]
+#[command(
+    name = "invokectl",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Try it:\n  \
+        invoked --dev                                  (in one terminal, in a directory to share)\n  \
+        invokectl list                                 what you may call\n  \
+        invokectl describe fs.read_file                what it takes, and a line to paste\n  \
+        invokectl call fs.read_file path=$PWD/a.png -o copy.png\n  \
+        invokectl tour                                 all of it by itself, in one terminal\n\n\
+        Exit codes: 0 ok, 1 the command's own error, 2 usage, 3 permission_denied, 4 not_found, 5 unavailable, \
+        6 deadline_exceeded, 7 cancelled, 8 resource_exhausted, 9 invalid_argument, 10 protocol, internal or this \
+        machine, 130 interrupted; others from 20 are listed in docs/invokectl.md."
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Where the daemon listens: unix:/path/to.sock [default: $INVOKED_ADDRESS, else by uid and environment]
+    #[arg(short, long, value_name = "ADDR", global = true)]
+    pub(super) address: Option<Address>,
+
+    /// The daemon of this application, as org.acme.photos
+    #[arg(long, value_name = "NAME", global = true, value_parser = app_name)]
+    pub(super) app: Option<AppName>,
+
+    /// The machine's daemon, also when not root
+    #[arg(long, global = true, conflicts_with = "user")]
+    pub(super) system: bool,
+
+    /// This user's daemon, also when root
+    #[arg(long, global = true)]
+    pub(super) user: bool,
+
+    /// One JSON object a line, on standard output; errors on standard error
+    #[arg(short, long, global = true)]
+    pub(super) json: bool,
+
+    /// Nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Call a command and print its result
+    Call(CallArgs),
+    /// List the commands that you may call
+    List,
+    /// Tell about one command, with a line to paste
+    Describe(DescribeArgs),
+    /// Tell who you are to the daemon
+    Whoami,
+    /// Ask whether the daemon is there, and how long it takes
+    Ping(PingArgs),
+    /// Check capability files, with the daemon's own loader
+    Check(CheckArgs),
+    /// List the limits and quotas in force
+    Limits,
+    /// Print the counters of the daemon
+    Stats,
+    /// Find out what this machine has, and what keeps you from a daemon
+    Doctor,
+    /// Measure
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// See everything work, in a temporary directory
+    Tour(TourArgs),
+    /// Print the completion script of a shell
+    Completion(CompletionArgs),
+    /// The other end of a measurement
+    #[command(name = "bench-floor", hide = true)]
+    BenchFloor(FloorArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Arguments, never guessed from the command's schema:\n  \
+        key=text        a string                      path=/etc/hostname\n  \
+        key:=JSON       a JSON value                  len:=5  wide:=true  'tags:=[\"a\"]'\n  \
+        key=@file       a string, read from a file    note=@letter.txt   (key:=@file: JSON from a file)\n  \
+        key@file        a raw attachment              picture@in.png\n  \
+        {...} or [...]  the whole body, as JSON       '{\"len\":5}'\n  \
+        -               the whole body, JSON from standard input\n\n\
+        A string that begins with @ is written key:='\"@text\"'.\n\n\
+        Examples:\n  \
+        invokectl call fs.read_file path=$PWD/a.png -o copy.png\n  \
+        invokectl call bench.bytes len:=1000000 | sha256sum\n  \
+        echo '{\"a\":1}' | invokectl call core.echo -\n  \
+        invokectl call core.echo --raw photo.jpg -o same.jpg\n\n\
+        A JSON result is indented on a terminal and compact in a pipe. Raw bytes go to a pipe or, with -o, to a file, \
+        never to a terminal.")]
+pub(super) struct CallArgs {
+    /// The command: fs.read_file, or plugin:fs|read_file
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(super::completion::command_names))]
+    pub(super) name: String,
+
+    /// Arguments; see below
+    #[arg(value_name = "ARG", allow_hyphen_values = false)]
+    pub(super) arguments: Vec<String>,
+
+    /// Save the result here; attachments beside it as FILE.1, FILE.2; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+
+    /// Send the bytes of a file as the body; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) raw: Option<PathBuf>,
+
+    /// Send a header along; may be given more than once
+    #[arg(short = 'H', long, value_name = "K=V", value_parser = header)]
+    pub(super) header: Vec<(String, String)>,
+
+    /// Give up after this long, as 5s, 200ms or 1m; none waits without end
+    #[arg(long, value_name = "TIME", value_parser = timeout, default_value = "30s")]
+    pub(super) timeout: Timeout,
+
+    /// Send the bytes of a file as an attachment; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    pub(super) attach: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DescribeArgs {
+    /// The command
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(super::completion::command_names))]
+    pub(super) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PingArgs {
+    /// How many times
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) count: u64,
+
+    /// How long to wait between two
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "200ms")]
+    pub(super) interval: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code 1 if anything is wrong. Without DIR, the directories that a daemon started by you \
+    would read.\n\nExamples:\n  invokectl check\n  invokectl check --strict /etc/invoked/capabilities.d"
+)]
+pub(super) struct CheckArgs {
+    /// Directories of capability files
+    #[arg(value_name = "DIR")]
+    pub(super) directories: Vec<PathBuf>,
+
+    /// Fail on warnings also
+    #[arg(long)]
+    pub(super) strict: bool,
+
+    /// Know the plugins that a daemon has under --dev
+    #[arg(long)]
+    pub(super) dev: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchCommand {
+    /// Measure the round trip of a call beside a bare socket
+    Latency(LatencyArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Two processes each: a blocking client here calls bench.bytes of the daemon, and plays ping-pong \
+    with a bare blocking Unix socket (uds) and with a bare tokio loop (tokio-uds), in turns. `ratio` is the median, over \
+    the rounds, of the p50 beside that of uds.\n\n\
+    Measured is the daemon that answers, if it has the plugin bench (invoked --dev), else one started for the purpose. \
+    --pin starts one always, as it does not move a daemon that is in use.\n\n\
+    Examples:\n  invokectl bench latency --pin one\n  invokectl -j bench latency --size 64 --count 100000 > rows.jsonl"
+)]
+pub(super) struct LatencyArgs {
+    /// Sizes of the reply
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', value_parser = size, default_value = "64,1K,64K,1M")]
+    pub(super) size: Vec<u32>,
+
+    /// Round trips of each system and size
+    #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) count: Option<u64>,
+
+    /// How long to measure in all [default: 6]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(super) seconds: Option<u64>,
+
+    /// Processors: as the kernel likes, both processes on one, or each on its own
+    #[arg(long, value_enum, default_value_t = Pin::None)]
+    pub(super) pin: Pin,
+
+    /// Start a daemon for the purpose, also if one answers
+    #[arg(long)]
+    pub(super) self_contained: bool,
+}
+
+/// What the other end of a measurement is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FloorKind {
+    Uds,
+    TokioUds,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FloorArgs {
+    /// How to serve the socket on standard input
+    pub(super) kind: FloorKind,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Everything happens in a temporary directory, with a daemon of its own. Exit code 0 only if every \
+    step did what it should.\n\nExamples:\n  invokectl tour\n  invokectl tour denial\n  invokectl tour --keep"
+)]
+pub(super) struct TourArgs {
+    /// Only this step
+    pub(super) step: Option<StepName>,
+
+    /// Wait for the Enter key after each step
+    #[arg(long)]
+    pub(super) pause: bool,
+
+    /// Leave daemon and files there, for you to try
+    #[arg(long)]
+    pub(super) keep: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Names of commands come from the live daemon.\n\nExamples:\n  \
+    source <(invokectl completion bash)\n  \
+    invokectl completion fish > ~/.config/fish/completions/invokectl.fish")]
+pub(super) struct CompletionArgs {
+    /// bash, elvish, fish, powershell or zsh
+    #[arg(value_name = "SHELL")]
+    pub(super) shell: clap_complete::Shell,
+}
+
+/// How long a call may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timeout {
+    After(Duration),
+    Never,
+}
+
+fn app_name(text: &str) -> Result<AppName, String> {
+    AppName::new(text).map_err(|error| error.to_string())
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| "a header is written key=value".to_owned())?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn timeout(text: &str) -> Result<Timeout, String> {
+    if text == "none" { Ok(Timeout::Never) } else { duration(text).map(Timeout::After) }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: write 5s, 200ms, 50us or 2m");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "us" | "µs" => number / 1e6,
+        "ms" => number / 1e3,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(wrong()),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+fn size(text: &str) -> Result<u32, String> {
+    let wrong = || format!("{text:?} is no size: write 64, 1K, 64K or 1M");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::CommandFactory;
+
+    use super::{Cli, Timeout, duration, size, timeout};
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(timeout("none"), Ok(Timeout::Never));
+        for wrong in ["", "5", "s", "-1s", "5 s", "1d", "9e9s", "1..2s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(
+            (size("64"), size("1K"), size("64k"), size("1MiB")),
+            (Ok(64), Ok(1024), Ok(65536), Ok(1 << 20))
+        );
+        for wrong in ["", "K", "-1", "5G", "4294967296", "5000M"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

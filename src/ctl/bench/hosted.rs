@@ -1,0 +1,36 @@
+//! A hosted command, called by the blocking client.
+
+use invoked_client::blocking::Client;
+
+use super::{BenchError, HOSTED, Subject};
+
+/// The daemon's `bench.bytes`, called by the blocking Rust client.
+#[derive(Debug)]
+pub struct Hosted {
+    client: Client,
+}
+
+impl Hosted {
+    /// Measures through `client`, whose daemon has the plugin `bench`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Hosted { client }
+    }
+}
+
+impl Subject for Hosted {
+    fn system(&self) -> &'static str {
+        HOSTED
+    }
+
+    fn round_trip(&mut self, size: u32) -> Result<(), BenchError> {
+        let reply = self.client.call("bench.bytes").arg("len", size).send();
+        let reply = reply.map_err(|error| BenchError::Call(Box::new(error)))?;
+        let got = reply.bytes().len();
+        if u32::try_from(got) == Ok(size) {
+            Ok(())
+        } else {
+            Err(BenchError::WrongReply { system: HOSTED, got, expected: size })
+        }
+    }
+}

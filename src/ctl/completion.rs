@@ -1,0 +1,83 @@
+//! `invokectl completion`, and what the shell asks for when a key is pressed.
+
+use std::time::Duration;
+
+use clap::CommandFactory;
+use clap_complete::CompletionCandidate;
+use clap_complete::env::{CompleteEnv, Shells};
+use invoked_client::blocking::Client;
+use invoked_client::{Address, AddressOptions, AppName, Options, Scope};
+
+use super::args::{Cli, CompletionArgs};
+use super::failure::Failure;
+use super::list::listed;
+use super::output::write;
+
+/// The variable by which the shell's script says that it asks.
+const VARIABLE: &str = "COMPLETE";
+
+/// How long a key press may wait for a daemon.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Answers the shell and ends the process, if it is the shell that asks.
+pub(super) fn answer_shell() {
+    CompleteEnv::with_factory(Cli::command).var(VARIABLE).complete();
+}
+
+pub(super) fn run(args: &CompletionArgs) -> Result<(), Failure> {
+    let shell = args.shell.to_string();
+    let shells = Shells::builtins();
+    let Some(completer) = shells.completer(&shell) else {
+        return Err(Failure::Usage(format!("no completion for {shell}")));
+    };
+    let mut script = Vec::new();
+    completer
+        .write_registration(VARIABLE, "invokectl", "invokectl", "invokectl", &mut script)
+        .map_err(Failure::local("can't make the script"))?;
+    write(&script)
+}
+
+/// Names of commands that the daemon lets this user call; none when it does not answer at once.
+pub(super) fn command_names() -> Vec<CompletionCandidate> {
+    let words: Vec<String> = std::env::args().collect();
+    let options =
+        Options::new().address_options(address_of(&words)).connect_timeout(PATIENCE).timeout(PATIENCE);
+    let commands = Client::connect(options).map_err(Failure::from).and_then(|client| listed(&client));
+    let candidates = commands.unwrap_or_default().into_iter();
+    candidates
+        .map(|command| CompletionCandidate::new(command.name).help(Some(command.summary.into())))
+        .collect()
+}
+
+/// The daemon that the line so far means. The line is not whole, so it is looked through and not parsed.
+fn address_of(words: &[String]) -> AddressOptions {
+    let value = |names: [&str; 2]| {
+        words.windows(2).find(|pair| names.contains(&pair[0].as_str())).map(|pair| pair[1].as_str())
+    };
+    let has = |name: &str| words.iter().any(|word| word == name);
+    AddressOptions {
+        explicit: value(["-a", "--address"]).and_then(|text| text.parse::<Address>().ok()),
+        scope: match (has("--system"), has("--user")) {
+            (true, _) => Scope::System,
+            (_, true) => Scope::User,
+            _ => Scope::Auto,
+        },
+        app: value(["--app", "--app"]).and_then(|name| AppName::new(name).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Scope, address_of};
+
+    #[test]
+    fn the_line_so_far_names_the_daemon() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let found = address_of(&words("invokectl -a unix:/x/s.sock --user call f"));
+        assert_eq!(found.explicit.map(|address| address.to_string()).as_deref(), Some("unix:/x/s.sock"));
+        assert_eq!(found.scope, Scope::User);
+        let found = address_of(&words("invokectl --app org.acme.photos -a"));
+        assert!(found.explicit.is_none() && found.scope == Scope::Auto);
+        assert_eq!(found.app.expect("an application").as_str(), "org.acme.photos");
+    }
+}

@@ -1,0 +1,45 @@
+//! From the global flags to a connected client.
+
+use invoked_client::blocking::Client;
+use invoked_client::{AddressOptions, Options, Scope};
+
+use super::args::Global;
+use super::failure::Failure;
+
+/// Connects as the flags say.
+pub(super) fn connect(global: &Global) -> Result<Client, Failure> {
+    Ok(Client::connect(options(global))?)
+}
+
+pub(super) fn options(global: &Global) -> Options {
+    Options::new().address_options(address_options(global)).name("invokectl", env!("CARGO_PKG_VERSION"))
+}
+
+pub(super) fn address_options(global: &Global) -> AddressOptions {
+    AddressOptions { explicit: global.address.clone(), scope: scope(global), app: global.app.clone() }
+}
+
+pub(super) fn scope(global: &Global) -> Scope {
+    match (global.system, global.user) {
+        (true, _) => Scope::System,
+        (_, true) => Scope::User,
+        _ => Scope::Auto,
+    }
+}
+
+/// The beginning of a line to paste that reaches the same daemon.
+pub(super) fn prefix(global: &Global) -> String {
+    let mut text = "invokectl".to_owned();
+    if let Some(address) = &global.address {
+        text.push_str(&format!(" -a {address}"));
+    }
+    if let Some(app) = &global.app {
+        text.push_str(&format!(" --app {}", app.as_str()));
+    }
+    match scope(global) {
+        Scope::System => text.push_str(" --system"),
+        Scope::User => text.push_str(" --user"),
+        Scope::Auto => {}
+    }
+    text
+}
