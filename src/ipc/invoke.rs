@@ -55,7 +55,8 @@ pub struct InvokeMessage {
     origin: Origin,
     headers: Headers,
     state: Arc<StateManager>,
-    cancellation: CancellationToken,
+    /// Made when it is asked for: a handler that runs in place can not be cancelled.
+    cancellation: OnceLock<CancellationToken>,
     arguments: OnceLock<Result<Arguments, Fault>>,
 }
 
@@ -75,8 +76,13 @@ struct FoundArgument {
 const MAX_UNESCAPED: usize = 64 * 1024;
 
 impl InvokeMessage {
-    pub(crate) fn new(mut call: WireCall, state: Arc<StateManager>, cancellation: CancellationToken) -> Self {
+    pub(crate) fn new(
+        mut call: WireCall,
+        state: Arc<StateManager>,
+        cancellation: Option<CancellationToken>,
+    ) -> Self {
         let headers = Headers(std::mem::take(&mut call.headers));
+        let cancellation = cancellation.map(OnceLock::from).unwrap_or_default();
         let origin = Origin::Local(Arc::clone(&call.peer));
         InvokeMessage { call, origin, headers, state, cancellation, arguments: OnceLock::new() }
     }
@@ -144,7 +150,7 @@ impl InvokeMessage {
     /// Tells when the caller no longer waits.
     #[must_use]
     pub fn cancellation(&self) -> &CancellationToken {
-        &self.cancellation
+        self.cancellation.get_or_init(CancellationToken::default)
     }
 
     /// The JSON text of the argument `key`, `None` if the call has none of that name.

@@ -45,7 +45,7 @@ fn message(body: Body) -> InvokeMessage {
         grant: grant(),
         deadline: None,
     };
-    InvokeMessage::new(call, Arc::new(state), CancellationToken::default())
+    InvokeMessage::new(call, Arc::new(state), None)
 }
 
 /// A grant as the authority gives it.

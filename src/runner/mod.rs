@@ -75,11 +75,12 @@ impl Runner {
     /// Runs a call; the outcome, if it is there at once.
     pub(crate) fn run(&self, run: Run) -> Option<Outcome> {
         let Run { call, place, command, wire } = run;
-        let token = CancellationToken::default();
-        let message = InvokeMessage::new(wire, Arc::clone(&self.state), token.clone());
         if let (Place::Inline, Execution::Inline(handler)) = (place, command.execution()) {
+            let message = InvokeMessage::new(wire, Arc::clone(&self.state), None);
             return Some(watched(&command, || handler(&message)));
         }
+        let token = CancellationToken::default();
+        let message = InvokeMessage::new(wire, Arc::clone(&self.state), Some(token.clone()));
         let Ok(permit) = self.completions.clone().try_reserve_owned() else {
             return Some(busy("too many handlers are running"));
         };
