@@ -16,6 +16,7 @@ use invoked_proto::registry::{Delivery, ErrorCode};
 
 use super::output::{Observed, Output, Place, Run};
 use super::quota::{Charge, Resource};
+use super::slots::CallId;
 use super::{Broker, PeerState};
 use crate::authority::{Grant, Verdict};
 use crate::commands::RegisteredCommand;
@@ -24,19 +25,12 @@ use crate::ipc::{CallError, Execution, Fault, Outcome, PeerId, Response, WireCal
 /// Largest request that an inline command runs in place for, in bytes: parsing it costs less than a hop to the pool.
 const INLINE_MAX: usize = 16 * 1024;
 
-/// Names a call while the daemon runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct CallId {
-    slot: u32,
-    generation: u32,
-}
-
 /// A call that holds a slot.
 #[derive(Debug)]
-struct CallState {
+pub(super) struct CallState {
     /// The caller and its stream, until it is answered.
     caller: Option<(PeerId, u64)>,
-    command: Arc<RegisteredCommand>,
+    pub(super) command: Arc<RegisteredCommand>,
     phase: Phase,
     deadline: Option<Instant>,
     started: Instant,
@@ -66,66 +60,6 @@ struct Admitted {
     grant: Arc<Grant>,
     headers: Vec<HeaderField>,
     deadline: Option<Instant>,
-}
-
-/// Calls by slot; a slot is used again under another generation.
-#[derive(Debug, Default)]
-pub(crate) struct CallTable {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    len: usize,
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    call: Option<CallState>,
-}
-
-impl CallTable {
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The commands of the calls that `ids` name.
-    pub(super) fn commands_of(
-        &self,
-        ids: impl Iterator<Item = CallId>,
-    ) -> impl Iterator<Item = (CallId, &Arc<RegisteredCommand>)> {
-        ids.filter_map(|id| {
-            let slot = self.slots.get(id.slot as usize)?;
-            Some((id, &slot.call.as_ref().filter(|_| slot.generation == id.generation)?.command))
-        })
-    }
-
-    fn insert(&mut self, call: CallState) -> CallId {
-        self.len += 1;
-        if let Some(slot) = self.free.pop() {
-            let entry = &mut self.slots[slot as usize];
-            entry.call = Some(call);
-            return CallId { slot, generation: entry.generation };
-        }
-        let slot = u32::try_from(self.slots.len()).expect("quotas keep calls far below 2^32");
-        self.slots.push(Slot { generation: 0, call: Some(call) });
-        CallId { slot, generation: 0 }
-    }
-
-    fn find(&mut self, id: CallId) -> Option<&mut CallState> {
-        let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.generation == id.generation { slot.call.as_mut() } else { None }
-    }
-
-    fn remove(&mut self, id: CallId) -> Option<CallState> {
-        let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.generation != id.generation {
-            return None;
-        }
-        let call = slot.call.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(id.slot);
-        self.len -= 1;
-        Some(call)
-    }
 }
 
 /// How a call ended at its caller.
@@ -218,7 +152,7 @@ impl Broker {
         more: More,
     ) {
         let Some(&id) = self.peers.get(&peer).and_then(|state| state.calls.get(&stream)) else { return };
-        let Some(call) = self.calls.find(id) else { return };
+        let Some(call) = self.calls.find_mut(id) else { return };
         let Phase::Receiving(receiving) = &mut call.phase else { return };
         if receiving.assembly.push(fragment).is_err() {
             // The connection checks lengths before it gives an event; this is a second lock on the same door.
@@ -245,7 +179,7 @@ impl Broker {
 
     /// A handler ended, or could not be started. Only the first completion of a call counts.
     pub(crate) fn handle_completion(&mut self, now: Instant, id: CallId, outcome: Outcome) {
-        let Some(call) = self.calls.find(id) else { return };
+        let Some(call) = self.calls.find_mut(id) else { return };
         if call.caller.is_none() {
             self.stats.late_completions += 1;
             self.drop_call(id);
@@ -355,7 +289,7 @@ impl Broker {
     }
 
     fn receive(&mut self, id: CallId, admitted: Admitted, assembly: Assembly) {
-        let Some(call) = self.calls.find(id) else { return };
+        let Some(call) = self.calls.find_mut(id) else { return };
         if let Some(at) = call.deadline {
             self.deadlines.insert((at, id));
         }
@@ -370,7 +304,7 @@ impl Broker {
                 return self.end(now, id, ending);
             }
         };
-        let Some(call) = self.calls.find(id) else { return };
+        let Some(call) = self.calls.find_mut(id) else { return };
         let Some((peer, _)) = call.caller else { return };
         let Some(state) = self.peers.get(&peer) else { return };
         let place = place(&admitted.command, message.len());
@@ -404,7 +338,7 @@ impl Broker {
 
     /// Ends the caller's leg at once; the callee's goes on until its handler ends.
     fn abandon(&mut self, now: Instant, id: CallId, code: ErrorCode, text: &str) {
-        let Some(call) = self.calls.find(id) else { return };
+        let Some(call) = self.calls.find_mut(id) else { return };
         let Some((peer, stream)) = call.caller else { return };
         self.stats.abandoned += 1;
         let delivery = match call.phase {
@@ -440,7 +374,7 @@ impl Broker {
     }
 
     fn release_caller(&mut self, now: Instant, id: CallId, code: Option<ErrorCode>, bytes: usize) {
-        let Some(call) = self.calls.find(id) else { return };
+        let Some(call) = self.calls.find_mut(id) else { return };
         let took = now.duration_since(call.started);
         let deadline = call.deadline.take();
         if let Some((peer, stream)) = call.caller.take()

@@ -7,6 +7,7 @@
 mod calls;
 mod output;
 mod quota;
+mod slots;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -22,11 +23,12 @@ use invoked_proto::metadata::{Extensions, Hello, Welcome};
 use invoked_proto::registry::{ErrorCode, LIMITS, limits};
 use serde_json::Value;
 
-pub(crate) use calls::CallId;
-use calls::CallTable;
+use calls::CallState;
 pub(crate) use output::{Observed, Output, Place, Run};
 use quota::{Account, Charge, Ledger, Resource};
 pub(crate) use quota::{Bound, Bounds};
+pub(crate) use slots::CallId;
+use slots::Slots;
 pub(crate) use stats::Stats;
 
 use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, RefusalCode, ScopeDenial, Verdict};
@@ -62,7 +64,7 @@ pub(crate) struct Broker {
     commands: Arc<CommandTable>,
     peers: HashMap<PeerId, PeerState>,
     next_peer: u64,
-    calls: CallTable,
+    calls: Slots<CallState>,
     deadlines: BTreeSet<(Instant, CallId)>,
     ledger: Ledger,
     outputs: VecDeque<Output>,
@@ -96,7 +98,7 @@ impl Broker {
             commands,
             peers: HashMap::new(),
             next_peer: 1,
-            calls: CallTable::default(),
+            calls: Slots::new(),
             deadlines: BTreeSet::new(),
             ledger: Ledger::new(settings.bounds),
             outputs: VecDeque::new(),
@@ -187,10 +189,10 @@ impl Broker {
             state.grants = self.policy.peer(&state.facts);
         }
         for state in self.peers.values() {
-            let calls = self.calls.commands_of(state.calls.values().copied());
-            revoked.extend(
-                calls.filter(|(_, command)| !is_allowed(&state.grants, command.name())).map(|(id, _)| id),
-            );
+            let gone = |id: &CallId| {
+                self.calls.find(*id).is_some_and(|call| !is_allowed(&state.grants, call.command.name()))
+            };
+            revoked.extend(state.calls.values().copied().filter(gone));
         }
         self.revoke(now, revoked);
     }

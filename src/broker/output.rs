@@ -8,7 +8,7 @@ use invoked_proto::body::Message;
 use invoked_proto::metadata::{Failure, HeaderField, Welcome};
 use invoked_proto::registry::ErrorCode;
 
-use super::calls::CallId;
+use super::slots::CallId;
 use crate::commands::RegisteredCommand;
 use crate::ipc::{Peer, PeerId, WireCall};
 
