@@ -75,12 +75,33 @@ fn object(reply: &Reply) -> Value {
     Value::Object(object)
 }
 
+/// What of a body goes to standard output.
+#[derive(Debug, PartialEq, Eq)]
+enum Printed<'a> {
+    Nothing,
+    Json(&'a [u8]),
+    Bytes(&'a [u8]),
+    /// Raw bytes, for which a terminal is no place.
+    Kept(usize),
+}
+
+impl<'a> Printed<'a> {
+    fn of(body: &'a Body, sink: Sink) -> Self {
+        match (body, sink) {
+            (Body::None, _) => Printed::Nothing,
+            (Body::Json(json), _) => Printed::Json(json),
+            (Body::Raw(bytes), Sink::Pipe) => Printed::Bytes(bytes),
+            (Body::Raw(bytes), Sink::Terminal { .. }) => Printed::Kept(bytes.len()),
+        }
+    }
+}
+
 fn show(reply: &Reply, output: &Output) -> Result<(), Failure> {
-    match (reply.body(), output.sink()) {
-        (Body::None, _) => {}
-        (Body::Json(json), _) => output.json(json)?,
-        (Body::Raw(bytes), Sink::Pipe) => write(bytes)?,
-        (Body::Raw(bytes), Sink::Terminal { .. }) => output.note(&kept_from_terminal(bytes.len())),
+    match Printed::of(reply.body(), output.sink()) {
+        Printed::Nothing => {}
+        Printed::Json(json) => output.json(json)?,
+        Printed::Bytes(bytes) => write(bytes)?,
+        Printed::Kept(len) => output.note(&kept_from_terminal(len)),
     }
     let count = reply.attachments().len();
     if count > 0 {
@@ -213,7 +234,9 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     use std::fs;
 
-    use super::{base64, kept_from_terminal, typed_hint, write_file};
+    use invoked_client::Body;
+
+    use super::{Printed, Sink, base64, kept_from_terminal, typed_hint, write_file};
 
     #[test]
     fn base64_is_that_of_the_rfc() {
@@ -228,6 +251,16 @@ mod tests {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
         assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
+    }
+
+    #[test]
+    fn raw_bytes_go_to_a_pipe_and_never_to_a_terminal() {
+        let raw = Body::Raw(b"\x1b[2J"[..].into());
+        for colours in [true, false] {
+            assert_eq!(Printed::of(&raw, Sink::Terminal { colours }), Printed::Kept(4));
+        }
+        assert_eq!(Printed::of(&raw, Sink::Pipe), Printed::Bytes(b"\x1b[2J"));
+        assert_eq!(Printed::of(&Body::None, Sink::Pipe), Printed::Nothing);
     }
 
     #[test]

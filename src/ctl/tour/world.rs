@@ -49,23 +49,33 @@ impl World {
         })
     }
 
-    /// Waits for a line of the daemon's log that has all of `words`.
+    /// Waits for an entry of the daemon's log that has all of `words`.
     pub(super) fn await_log(&self, words: &[&str]) -> Result<String, Failure> {
         let start = Instant::now();
         loop {
             let log = self.sandbox.log();
-            let mut lines = log.lines();
-            if let Some(line) = lines.find(|line| words.iter().all(|word| line.contains(word))) {
-                // What follows until the next entry belongs to it.
-                let more = lines.take_while(|line| line.starts_with([' ', '\t']));
-                return Ok(std::iter::once(line).chain(more).collect::<Vec<_>>().join("\n"));
+            if let Some(entry) = entries(&log).find(|entry| words.iter().all(|word| entry.contains(word))) {
+                return Ok(entry);
             }
             if start.elapsed() > LOG {
-                return Err(wrong(&format!("the daemon's log has no line with {words:?}")));
+                return Err(wrong(&format!("the daemon's log has no entry with {words:?}")));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// The entries of a log: a line, and those after it that are indented.
+fn entries(log: &str) -> impl Iterator<Item = String> {
+    let mut lines = log.lines().peekable();
+    std::iter::from_fn(move || {
+        let mut entry = lines.next()?.to_owned();
+        while let Some(more) = lines.next_if(|line| line.starts_with([' ', '\t'])) {
+            entry.push('\n');
+            entry.push_str(more);
+        }
+        Some(entry)
+    })
 }
 
 impl Typed {
@@ -100,7 +110,13 @@ fn line_of(words: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::line_of;
+    use super::{entries, line_of};
+
+    #[test]
+    fn an_entry_of_the_log_has_its_indented_lines() {
+        let found: Vec<_> = entries("a\nb\n  c\n\td\ne\n").collect();
+        assert_eq!(found, ["a", "b\n  c\n\td", "e"]);
+    }
 
     #[test]
     fn a_line_can_be_pasted() {

@@ -1,0 +1,134 @@
+//! `invokectl call`, and what it takes to make a call: list, describe, whoami, ping.
+
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use crate::world::{Daemon, INVOKECTL, ctl};
+
+#[test]
+fn json_goes_there_and_back_with_every_digit() {
+    let daemon = Daemon::start();
+    let ended =
+        daemon.ctl(&["call", "core.echo", "a=b", "n:=18446744073709551616", "l:=[1, 2.50]"]).expect(0);
+    assert_eq!(ended.text(), "{\"a\":\"b\",\"n\":18446744073709551616,\"l\":[1,2.50]}\n");
+    assert_eq!(ended.stderr, "");
+    let ended = daemon.ctl(&["call", "core.echo", "{\"whole\": true}"]).expect(0);
+    assert_eq!(ended.text(), "{\"whole\":true}\n");
+    let ended = daemon.ctl_with(&["call", "core.echo", "-"], b"[1,2]").expect(0);
+    assert_eq!(ended.text(), "[1,2]\n");
+    assert_eq!(daemon.ctl(&["call", "core.ping"]).expect(0).text(), "\"pong\"\n");
+    assert_eq!(
+        daemon.ctl(&["call", "plugin:core|ping"]).expect(0).text(),
+        "\"pong\"\n",
+        "as Tauri writes it"
+    );
+}
+
+#[test]
+fn raw_bytes_go_to_a_pipe_as_they_are() {
+    let daemon = Daemon::start();
+    let bytes: Vec<u8> = (0..=255).collect();
+    let ended = daemon.ctl_with(&["call", "core.echo", "--raw", "-"], &bytes).expect(0);
+    assert_eq!(ended.stdout, bytes);
+    assert_eq!(daemon.ctl(&["call", "bench.bytes", "len:=0"]).expect(0).stdout, b"");
+}
+
+#[test]
+fn a_file_of_50_mb_is_copied_byte_for_byte() {
+    let daemon = Daemon::start();
+    let mut seed = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        seed.to_le_bytes()
+    });
+    let bytes: Vec<u8> = words.take(50_000_000 / 8).flatten().collect();
+    let path = daemon.shared().join("big");
+    std::fs::write(&path, &bytes).expect("written");
+    let argument = format!("path={}", path.display());
+    let ended = daemon.ctl(&["call", "fs.read_file", &argument, "-o", "copy"]).expect(0);
+    assert_eq!(ended.stderr, "50000000 bytes in copy\n");
+    assert_eq!(ended.text(), "");
+    assert!(std::fs::read(daemon.shared().join("copy")).expect("saved") == bytes, "the copy differs");
+    assert_eq!(std::fs::read_dir(daemon.shared()).expect("read").count(), 2, "no part is left");
+}
+
+#[test]
+fn attachments_are_saved_beside_the_body() {
+    let daemon = Daemon::start();
+    let shared = daemon.shared();
+    std::fs::write(shared.join("in"), b"attached").expect("written");
+    daemon.ctl(&["-q", "call", "bench.echo", "picture@in", "--attach", "in", "-o", "out"]).expect(0);
+    let read = |name: &str| std::fs::read(shared.join(name)).expect("saved");
+    assert_eq!(read("out"), br#"{"picture":"__ATTACHMENT__:0"}"#);
+    assert_eq!((read("out.1"), read("out.2")), (b"attached".to_vec(), b"attached".to_vec()));
+}
+
+#[test]
+fn what_can_not_be_written_is_told_and_leaves_nothing() {
+    let daemon = Daemon::start();
+    let ended = daemon.ctl(&["call", "core.ping", "-o", "no/such/directory"]).expect(10);
+    assert!(ended.stderr.contains("no/such/directory"), "{}", ended.stderr);
+    daemon.ctl(&["call", "core.ping", "-o", "/dev/null"]).expect(0);
+    let ended = daemon.ctl(&["call", "core.ping", "-o", "/dev/full"]).expect(10);
+    assert!(ended.stderr.contains("/dev/full"), "{}", ended.stderr);
+}
+
+#[test]
+fn mistakes_come_with_the_way_out() {
+    let daemon = Daemon::start();
+    let told = |words: &[&str], code| daemon.ctl(words).expect(code).stderr;
+    assert!(told(&["call", "bench.bytes", "len=5"], 9).contains("len wants u32: len:=5"));
+    let text = told(&["call", "fs.read_file", "pth=/x"], 9);
+    assert!(text.contains("fs.read_file has no `pth`; it takes path"), "{text}");
+    assert!(told(&["call", "bench.bytes", "word"], 2).contains("key=text"));
+    assert!(told(&["call", "no such name"], 2).contains("no command's name"));
+    assert!(told(&["call", "core.nothing"], 4).contains("list tells the commands"));
+}
+
+#[test]
+fn a_command_is_found_and_described_with_a_line_that_works() {
+    let daemon = Daemon::start();
+    let listed = daemon.ctl(&["list"]).expect(0).text();
+    assert!(
+        listed.lines().any(|line| line.starts_with("fs.read_file") && line.contains("regular file")),
+        "{listed}"
+    );
+    let described = daemon.ctl(&["describe", "bench.bytes"]).expect(0).text();
+    assert!(described.contains("bench:allow-bytes"), "{described}");
+    let line = described.lines().last().expect("a line to paste");
+    let words: Vec<&str> = line.split(' ').collect();
+    assert_eq!(words[0], "invokectl");
+    assert_eq!(ctl(&words[1..]).expect(0).stdout.len(), 64);
+}
+
+#[test]
+fn who_and_whether_are_told() {
+    let daemon = Daemon::start();
+    let uid = rustix::process::getuid().as_raw().to_string();
+    assert!(daemon.ctl(&["whoami"]).expect(0).text().contains(&format!("uid {uid}")));
+    let pinged = daemon.ctl(&["ping", "-n", "3", "--interval", "0s"]).expect(0).text();
+    assert_eq!(pinged.lines().count(), 5, "address, three times, sum: {pinged}");
+    assert_eq!(daemon.ctl(&["ping", "-n", "1"]).expect(0).text().lines().count(), 2);
+    assert!(daemon.ctl(&["limits"]).expect(0).text().contains("max_message"));
+    assert!(daemon.ctl(&["stats"]).expect(0).text().contains("calls_in_flight"));
+}
+
+#[test]
+fn an_interrupt_ends_a_call_that_waits_with_130() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("s.sock");
+    let listener = UnixListener::bind(&socket).expect("bound");
+    let child = Command::new(INVOKECTL)
+        .args(["-a", &format!("unix:{}", socket.display()), "call", "core.ping"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    // Once it has connected it watches for signals; nobody answers it.
+    let connection = listener.accept().expect("it connects");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
+    drop(connection);
+}

@@ -1,0 +1,8 @@
+//! `invokectl` as its users meet it: the real program, against the real daemon, both in processes of their own.
+#![cfg(feature = "cli")]
+
+mod call;
+mod check;
+mod contract;
+mod measure;
+mod world;
