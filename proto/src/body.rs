@@ -144,7 +144,15 @@ impl Assembly {
         if first.len() > expected {
             return Err(PeerError::MessageLength);
         }
-        Ok(Assembly { parts, expected, received: Received::Shared(first) })
+        let received = if first.len() == expected {
+            Received::Shared(first)
+        } else {
+            // It will be copied anyway; until the rest comes it must not keep a whole read buffer for a few bytes.
+            let mut copied = Vec::new();
+            append_within(&mut copied, &first, expected);
+            Received::Copied(copied)
+        };
+        Ok(Assembly { parts, expected, received })
     }
 
     /// Adds a fragment.
@@ -154,11 +162,6 @@ impl Assembly {
     pub fn push(&mut self, fragment: &[u8]) -> Result<(), PeerError> {
         if fragment.len() > self.expected - self.len() {
             return Err(PeerError::MessageLength);
-        }
-        if let Received::Shared(first) = &self.received {
-            let mut copied = Vec::new();
-            append_within(&mut copied, first, self.expected);
-            self.received = Received::Copied(copied);
         }
         if let Received::Copied(copied) = &mut self.received {
             append_within(copied, fragment, self.expected);

@@ -379,3 +379,30 @@ fn a_cancel_that_came_with_its_call_is_not_told_after_the_answer() {
     pair.daemon.reply(1, Vec::new(), Message::default()).unwrap();
     assert!(pair.daemon.poll_event().is_none(), "the call is answered");
 }
+
+#[test]
+fn what_waits_keeps_no_read_buffer_alive() {
+    use bytes::{Bytes, BytesMut};
+    use invoked_proto::body::{Assembly, Body, Message};
+    use invoked_proto::metadata::Part;
+    use invoked_proto::registry::Codec;
+
+    // A message on its way in.
+    let mut buffer = BytesMut::zeroed(256 * 1024);
+    let part = Part::inline(Codec::Raw, 100);
+    let assembly = Assembly::begin(vec![part], buffer.split_to(1).freeze()).expect("legal");
+    buffer.clear();
+    assert!(buffer.try_reclaim(255 * 1024), "one byte of a message keeps the buffer");
+    drop(assembly);
+
+    // An answer on its way out.
+    let mut pair = invoked_proto::testing::Pair::open();
+    let request = invoked_proto::connection::Request { command: "a".into(), ..Default::default() };
+    let stream = pair.client.call(request).expect("open");
+    pair.to_daemon().expect("legal");
+    let mut buffer = BytesMut::zeroed(256 * 1024);
+    let body: Bytes = buffer.split_to(1000).freeze();
+    pair.daemon.reply(stream, Vec::new(), Message::from(Body::Raw(body))).expect("open");
+    buffer.clear();
+    assert!(buffer.try_reclaim(255 * 1024), "an unsent answer keeps the buffer");
+}

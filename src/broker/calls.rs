@@ -288,7 +288,8 @@ impl Broker {
         Err(Ending::framework(code, &message, Delivery::NotDelivered))
     }
 
-    fn receive(&mut self, id: CallId, admitted: Admitted, assembly: Assembly) {
+    fn receive(&mut self, id: CallId, mut admitted: Admitted, assembly: Assembly) {
+        admitted.headers = detached(&admitted.headers);
         let Some(call) = self.calls.find_mut(id) else { return };
         if let Some(at) = call.deadline {
             self.deadlines.insert((at, id));
@@ -309,8 +310,11 @@ impl Broker {
         let Some(state) = self.peers.get(&peer) else { return };
         let place = place(&admitted.command, message.len());
         // What outlives this wake-up must not keep the loop's read buffer for a few bytes.
-        let message =
-            if place == Place::Inline { message } else { message.detach(self.settings.read_buffer) };
+        let (message, headers) = if place == Place::Inline {
+            (message, admitted.headers)
+        } else {
+            (message.detach(self.settings.read_buffer), detached(&admitted.headers))
+        };
         if self.watching {
             self.outputs.push_back(Output::Observed(Observed::Started {
                 call: id,
@@ -327,7 +331,7 @@ impl Broker {
         }
         let wire = WireCall {
             command: admitted.command.text(),
-            headers: admitted.headers,
+            headers,
             message,
             peer: Arc::clone(&state.peer),
             grant: admitted.grant,
@@ -426,6 +430,11 @@ impl Broker {
         let text = "too many bytes of replies wait for this uid to read them";
         Ending::framework(ErrorCode::ResourceExhausted, text, Delivery::Completed)
     }
+}
+
+/// Headers that keep no read buffer alive.
+fn detached(headers: &[HeaderField]) -> Vec<HeaderField> {
+    headers.iter().map(|(key, value)| (key.detach(), value.detach())).collect()
 }
 
 fn place(command: &RegisteredCommand, len: usize) -> Place {

@@ -230,7 +230,7 @@ async fn signals(handle: DaemonHandle, ready: impl FnOnce()) {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => log_reload(handle.reload().await),
+            _ = hangup.recv() => log_reload(reload(&handle).await),
         }
     }
     tracing::info!("stopping; open calls may end");
@@ -239,6 +239,16 @@ async fn signals(handle: DaemonHandle, ready: impl FnOnce()) {
         interrupt.recv().await;
         std::process::exit(130);
     });
+}
+
+/// Reloads; where one has just run, waits for its pause to end, as the files may have changed since.
+async fn reload(handle: &DaemonHandle) -> Result<crate::daemon::Reloaded, ReloadError> {
+    loop {
+        match handle.reload().await {
+            Err(ReloadError::TooOften) => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
+            result => return result,
+        }
+    }
 }
 
 fn log_reload(result: Result<crate::daemon::Reloaded, ReloadError>) {

@@ -16,6 +16,10 @@ use crate::header::Header;
 use crate::preface::narrow;
 use crate::registry::{FrameKind, HEADER_LEN, flags, limits};
 
+/// A first payload up to this size is copied behind its header. What waits unsent then keeps no buffer alive that it was
+/// received in: an echo of one byte would keep a whole read buffer for as long as its peer does not read.
+const COPY_MAX: usize = 16 * 1024;
+
 /// Payload of one frame.
 const FRAGMENT: u32 = narrow(limits::FRAGMENT);
 
@@ -128,7 +132,7 @@ impl<A> SendQueue<A> {
         let mut bytes = Pieces::of(message);
         let meta_len = u16::try_from(meta_len).map_err(|_| RecordError::LimitExceeded)?;
         let room = (opening.max_frame - u32::from(meta_len)).min(FRAGMENT);
-        let payload = bytes.take(room as usize);
+        let mut payload = bytes.take(room as usize);
         let payload_len = payload.iter().map(Bytes::len).sum::<usize>();
         let more = if bytes.len > 0 { flags::MORE } else { 0 };
         let header = Header {
@@ -143,6 +147,11 @@ impl<A> SendQueue<A> {
         };
         header.encode(&mut self.arena);
         coding::encode_into(record, &mut self.arena);
+        if payload_len <= COPY_MAX {
+            for piece in payload.drain(..) {
+                self.arena.extend_from_slice(&piece);
+            }
+        }
         let terminal = matches!(opening.kind, FrameKind::Result | FrameKind::Error);
         self.unsent.bytes += HEADER_LEN + usize::from(meta_len) + payload_len + bytes.len;
         self.unsent.terminals += usize::from(terminal);
