@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCandidates;
-use invoked_client::{Address, AppName};
+use invoked_client::{Address, AppName, DEFAULT_CONNECT_TIMEOUT};
 
 use super::bench::Pin;
 use super::tour::StepName;
@@ -262,6 +262,16 @@ pub(super) struct CompletionArgs {
 pub(super) enum Timeout {
     After(Duration),
     Never,
+}
+
+impl Timeout {
+    /// How long to wait for the connection: no longer than for the call, where that leaves it a chance.
+    pub(super) fn for_connecting(self) -> Duration {
+        match self {
+            Timeout::After(timeout) => timeout.clamp(Duration::from_millis(500), DEFAULT_CONNECT_TIMEOUT),
+            Timeout::Never => DEFAULT_CONNECT_TIMEOUT,
+        }
+    }
 }
 
 fn app_name(text: &str) -> Result<AppName, String> {

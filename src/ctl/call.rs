@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::args::{CallArgs, Global, Timeout};
 use super::arguments::{Payload, PayloadBody, payload};
-use super::connection::{connect, prefix};
+use super::connection::{connect_within, prefix};
 use super::failure::Failure;
 use super::interrupt::on_interrupt;
 use super::output::{Output, Sink, write};
@@ -20,7 +20,7 @@ pub(super) fn run(global: &Global, args: &CallArgs, output: &Output) -> Result<(
     let Payload { body, attachments, texts, keys } =
         payload(&args.arguments, args.raw.as_deref(), &args.attach)?;
     let name = canonical(&args.name)?;
-    let client = connect(global)?;
+    let client = connect_within(global, args.timeout.for_connecting())?;
     let call = attachments.into_iter().fold(client.call(name.as_str()), Call::attach);
     let call = match body {
         PayloadBody::None => call,

@@ -1,5 +1,7 @@
 //! From the global flags to a connected client.
 
+use std::time::Duration;
+
 use invoked_client::blocking::Client;
 use invoked_client::{AddressOptions, Options, Scope};
 
@@ -9,6 +11,11 @@ use super::failure::Failure;
 /// Connects as the flags say.
 pub(super) fn connect(global: &Global) -> Result<Client, Failure> {
     Ok(Client::connect(options(global))?)
+}
+
+/// Connects as the flags say, within `limit`.
+pub(super) fn connect_within(global: &Global, limit: Duration) -> Result<Client, Failure> {
+    Ok(Client::connect(options(global).connect_timeout(limit))?)
 }
 
 pub(super) fn options(global: &Global) -> Options {

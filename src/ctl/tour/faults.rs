@@ -78,7 +78,7 @@ pub(super) fn crash(world: &mut World) -> Result<Shown, Failure> {
 pub(super) fn takeover(world: &mut World) -> Result<Shown, Failure> {
     world.sandbox.kill();
     let socket = world.sandbox.address().socket_path().map(std::path::Path::to_owned);
-    if !socket.as_ref().is_some_and(|path| path.symlink_metadata().is_ok()) {
+    if socket.is_none_or(|path| path.symlink_metadata().is_err()) {
         return Err(wrong("the dead daemon left no socket"));
     }
     world.sandbox.start()?;
