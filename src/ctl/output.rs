@@ -11,6 +11,9 @@ use super::args::Global;
 use super::failure::Failure;
 use super::json::{Layout, layout, printable};
 
+/// The narrowest terminal, in columns, for which tables are folded.
+const NARROWEST: u16 = 40;
+
 /// How the tool prints.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
@@ -105,8 +108,8 @@ impl Output {
         for row in rows {
             table.add_row(row.iter().map(|cell| printable(cell)));
         }
-        if self.sink != Sink::Pipe {
-            // In a pipe each row stays on its line.
+        // In a pipe each row stays on its line; and some terminals don't know how wide they are.
+        if self.sink != Sink::Pipe && table.width().is_some_and(|width| width >= NARROWEST) {
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
         for (index, column) in table.column_iter_mut().enumerate() {
