@@ -20,7 +20,7 @@ use super::slots::CallId;
 use super::{Broker, PeerState};
 use crate::authority::{Grant, Verdict};
 use crate::commands::RegisteredCommand;
-use crate::ipc::{CallError, Execution, Fault, Outcome, PeerId, Response, WireCall};
+use crate::ipc::{CallError, Execution, Outcome, PeerId, Response, WireCall};
 
 /// Largest request that an inline command runs in place for, in bytes: parsing it costs less than a hop to the pool.
 const INLINE_MAX: usize = 16 * 1024;
@@ -65,12 +65,23 @@ struct Admitted {
 /// How a call ended at its caller.
 enum Ending {
     Reply(Response),
-    Fail(ErrorCode, Failure, Message),
+    Fail(Box<Failed>),
+}
+
+/// An error on its way to the caller.
+struct Failed {
+    code: ErrorCode,
+    failure: Failure,
+    message: Message,
 }
 
 impl Ending {
     fn framework(code: ErrorCode, message: &str, delivery: Delivery) -> Self {
-        Ending::Fail(code, Failure::framework(code, message, delivery), Message::default())
+        Ending::fail(code, Failure::framework(code, message, delivery), Message::default())
+    }
+
+    fn fail(code: ErrorCode, failure: Failure, message: Message) -> Self {
+        Ending::Fail(Box::new(Failed { code, failure, message }))
     }
 
     fn of(outcome: Outcome) -> Self {
@@ -78,27 +89,14 @@ impl Ending {
             Ok(response) => Ending::Reply(response),
             Err(CallError::Application(error)) => {
                 let failure = Failure::framework(ErrorCode::Application, "", Delivery::Completed);
-                Ending::Fail(ErrorCode::Application, failure, error.into_message())
+                Ending::fail(ErrorCode::Application, failure, error.into_message())
             }
             Err(CallError::Framework(fault)) => {
-                let delivery = delivery_of(fault.code);
-                let mut failure = Failure::framework(fault.code, &fault.message, delivery);
+                let mut failure = Failure::framework(fault.code, &fault.message, fault.delivery);
                 failure.decision = fault.decision.as_deref().map(Text::from);
-                Ending::Fail(fault.code, failure, Message::default())
+                Ending::fail(fault.code, failure, Message::default())
             }
         }
-    }
-}
-
-/// What a handler's fault says of delivery: arguments are refused before the command's own code runs.
-fn delivery_of(code: ErrorCode) -> Delivery {
-    match code {
-        // Scopes and arguments are judged before the command does anything.
-        ErrorCode::InvalidArgument | ErrorCode::PermissionDenied | ErrorCode::ResourceExhausted => {
-            Delivery::NotDelivered
-        }
-        ErrorCode::Cancelled | ErrorCode::DeadlineExceeded | ErrorCode::Internal => Delivery::Delivered,
-        _ => Delivery::Completed,
     }
 }
 
@@ -239,10 +237,7 @@ impl Broker {
                 "too many calls of this uid are in flight",
             ));
         };
-        let (grant, command) = match self.authorize(now, peer, &call.command) {
-            Ok(found) => found,
-            Err(ending) => return Err(ending),
-        };
+        let (grant, command) = self.authorize(now, peer, &call.command)?;
         let deadline = match call.deadline_us {
             Some(0) => return Err(not_delivered(ErrorCode::DeadlineExceeded, "the deadline had passed")),
             None | Some(u64::MAX) => Some(now + self.settings.default_deadline),
@@ -368,7 +363,7 @@ impl Broker {
         let caller = self.calls.find(id).and_then(|call| call.caller);
         let (code, bytes) = match &ending {
             Ending::Reply(response) => (None, response.message.len()),
-            Ending::Fail(code, _, message) => (Some(*code), message.len()),
+            Ending::Fail(failed) => (Some(failed.code), failed.message.len()),
         };
         self.release_caller(now, id, code, bytes);
         self.drop_call(id);
@@ -409,7 +404,8 @@ impl Broker {
                 self.stats.bytes_out += message.len() as u64;
                 self.outputs.push_back(Output::Reply { peer, stream, headers, message });
             }
-            Ending::Fail(code, failure, message) => {
+            Ending::Fail(failed) => {
+                let Failed { code, failure, message } = *failed;
                 self.stats.count_error(code);
                 self.stats.bytes_out += message.len() as u64;
                 self.outputs.push_back(Output::Fail { peer, stream, code, failure, message });
@@ -419,8 +415,10 @@ impl Broker {
 
     /// A reply that would pass what the uid may leave unread becomes an error; its bytes are gone.
     fn bound_reply(&self, peer: PeerId, ending: Ending) -> Ending {
-        let (Ending::Reply(Response { message, .. }) | Ending::Fail(_, _, message)) = &ending;
-        let len = message.len() as u64;
+        let len = match &ending {
+            Ending::Reply(response) => response.message.len() as u64,
+            Ending::Fail(failed) => failed.message.len() as u64,
+        };
         // Small ones are bounded by not reading a peer that is behind.
         let small = len <= invoked_proto::registry::limits::FRAGMENT as u64;
         let Some(state) = self.peers.get(&peer) else { return ending };
@@ -443,11 +441,5 @@ fn place(command: &RegisteredCommand, len: usize) -> Place {
         Execution::InlineAsync(_) if len <= INLINE_MAX && !command.is_demoted() => Place::InlineAsync,
         Execution::Inline(_) | Execution::Blocking(_) | Execution::Deferred(_) => Place::Pool,
         Execution::Async(_) | Execution::InlineAsync(_) => Place::Workers,
-    }
-}
-
-impl From<Fault> for Ending {
-    fn from(fault: Fault) -> Self {
-        Ending::of(Err(CallError::Framework(fault)))
     }
 }

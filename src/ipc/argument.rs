@@ -42,7 +42,7 @@ pub trait CommandArg<'a>: Sized {
 #[diagnostic::do_not_recommend]
 impl<'a, T: Deserialize<'a>> CommandArg<'a> for T {
     fn from_command(item: CommandItem<'a>) -> Result<Self, Fault> {
-        let bad = |text: String| Fault::new(ErrorCode::InvalidArgument, text);
+        let bad = |text: String| Fault::refusal(ErrorCode::InvalidArgument, text);
         let Some(json) = item.message.argument(item.key)? else {
             // An absent argument is a null one: that is how an Option is left out.
             return serde_json::from_str("null").map_err(|_| bad(missing(&item)));
@@ -75,7 +75,7 @@ fn missing(item: &CommandItem<'_>) -> String {
 impl<'a, T: Send + Sync + 'static> CommandArg<'a> for State<'a, T> {
     fn from_command(item: CommandItem<'a>) -> Result<Self, Fault> {
         let found = item.message.state().find::<T>();
-        found.ok_or_else(|| Fault::new(ErrorCode::Internal, StateManager::missing::<T>()))
+        found.ok_or_else(|| Fault::refusal(ErrorCode::Internal, StateManager::missing::<T>()))
     }
 }
 

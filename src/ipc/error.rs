@@ -1,7 +1,7 @@
 //! The two kinds of errors a call can end with: the application's own, and the framework's. They never mix.
 
 use invoked_proto::body::{Body, Message};
-use invoked_proto::registry::ErrorCode;
+use invoked_proto::registry::{Delivery, ErrorCode};
 use serde::Serialize;
 
 /// The application's own error: a JSON or raw body and attachments, with a meaning that only the command's author and
@@ -60,14 +60,26 @@ pub struct Fault {
     pub code: ErrorCode,
     /// Why, for people; it names the argument, the limit or the next step.
     pub message: String,
+    /// Whether the command may have had an effect: a client re-sends on its own only what was not delivered.
+    pub delivery: Delivery,
     /// Id of the authorization decision, if it was one.
     pub decision: Option<String>,
 }
 
 impl Fault {
-    /// A fault.
+    /// A fault of a command that ran to its end.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Fault { code, message: message.into(), decision: None }
+        Fault { code, message: message.into(), delivery: Delivery::Completed, decision: None }
+    }
+
+    /// A refusal before the command had any effect: its arguments are wrong, a scope forbids them, there is no room.
+    pub fn refusal(code: ErrorCode, message: impl Into<String>) -> Self {
+        Fault { delivery: Delivery::NotDelivered, ..Fault::new(code, message) }
+    }
+
+    /// A fault after which nobody knows how far the command came.
+    pub fn midway(code: ErrorCode, message: impl Into<String>) -> Self {
+        Fault { delivery: Delivery::Delivered, ..Fault::new(code, message) }
     }
 }
 

@@ -195,7 +195,7 @@ impl InvokeMessage {
 
 /// Finds the arguments of a body without parsing their values.
 fn find_arguments(body: &Body) -> Result<Arguments, Fault> {
-    let bad = |text: String| Fault::new(ErrorCode::InvalidArgument, text);
+    let bad = |text: String| Fault::refusal(ErrorCode::InvalidArgument, text);
     let json = match body {
         Body::None => return Ok(Vec::new()),
         Body::Raw(_) => return Err(bad("the command takes named arguments, and the body is raw".to_owned())),
@@ -355,7 +355,7 @@ impl InvokeResolver {
 
 impl Drop for InvokeResolver {
     fn drop(&mut self) {
-        let fault = Fault::new(ErrorCode::Internal, "the handler dropped the call without an answer");
+        let fault = Fault::midway(ErrorCode::Internal, "the handler dropped the call without an answer");
         self.send(Err(CallError::Framework(fault)));
     }
 }

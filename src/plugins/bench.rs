@@ -41,7 +41,7 @@ fn bytes(message: &InvokeMessage) -> Outcome {
     if len > max {
         let text = format!("bench.bytes: len is at most {max}");
         let code = invoked_proto::registry::ErrorCode::InvalidArgument;
-        return Err(CallError::Framework(crate::ipc::Fault::new(code, text)));
+        return Err(CallError::Framework(crate::ipc::Fault::refusal(code, text)));
     }
     let len = usize::try_from(len).expect("a u32 fits where a daemon runs");
     Ok(Response::from(Body::Raw(Bytes::from(vec![0_u8; len]))))

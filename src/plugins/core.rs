@@ -105,7 +105,7 @@ async fn describe(message: InvokeMessage) -> Outcome {
         hub.with_broker(|broker| {
             let grants = broker.grants(peer).ok_or_else(gone)?;
             let canonical = invoked_proto::name::CommandName::parse(&name)
-                .map_err(|error| Fault::new(ErrorCode::InvalidArgument, format!("{name:?}: {error}")))?;
+                .map_err(|error| Fault::refusal(ErrorCode::InvalidArgument, format!("{name:?}: {error}")))?;
             let name = canonical.as_str();
             match (grants.authorize(name), broker.commands().find(name)) {
                 (Verdict::Allow(_), Some(command)) => Ok(describe_command(&command)),
@@ -116,7 +116,7 @@ async fn describe(message: InvokeMessage) -> Outcome {
                         crate::authority::RefusalCode::NotFound => ErrorCode::NotFound,
                         crate::authority::RefusalCode::PermissionDenied => ErrorCode::PermissionDenied,
                     };
-                    Err(Fault::new(code, refusal.message))
+                    Err(Fault::refusal(code, refusal.message))
                 }
             }
         })
@@ -181,7 +181,7 @@ async fn reload(message: InvokeMessage) -> Outcome {
             Err(CallError::Application(InvokeError::json(&json!({ "message": text, "errors": texts }))))
         }
         Err(error @ ReloadError::TooOften) => {
-            Err(Fault::new(ErrorCode::ResourceExhausted, error.to_string()).into())
+            Err(Fault::refusal(ErrorCode::ResourceExhausted, error.to_string()).into())
         }
         Err(error @ ReloadError::Stopped) => {
             Err(Fault::new(ErrorCode::Unavailable, error.to_string()).into())

@@ -45,7 +45,7 @@ struct FileError {
 }
 
 impl FileError {
-    fn new(kind: &'static str, path: &str, text: impl std::fmt::Display) -> CallError {
+    fn error(kind: &'static str, path: &str, text: impl std::fmt::Display) -> CallError {
         let message = format!("{path}: {text}");
         CallError::Application(InvokeError::json(&FileError { kind, message }))
     }
@@ -56,7 +56,7 @@ impl FileError {
             std::io::ErrorKind::PermissionDenied => "permission_denied",
             _ => "io",
         };
-        FileError::new(kind, path, error)
+        FileError::error(kind, path, error)
     }
 }
 
@@ -89,7 +89,7 @@ fn refuse(message: &InvokeMessage, denial: ScopeDenial, real: &Path, asked: &str
         daemon.note_scope_denial(message.peer().id, Arc::clone(message.grant()), denial, argument);
     }
     let text = format!("this peer may not call fs.read_file with path {asked:?}");
-    CallError::Framework(Fault::new(ErrorCode::PermissionDenied, text))
+    CallError::Framework(Fault::refusal(ErrorCode::PermissionDenied, text))
 }
 
 /// A file that was found and not opened: opening a pipe or a device can have effects, so the scope is asked before.

@@ -122,7 +122,7 @@ impl Runner {
                 self.pool.submit(job)
             }
         };
-        let Some(job) = refused else { return None };
+        let job = refused?;
         // The job owns the sink; what it would send on drop must not come after the answer below.
         self.running.borrow_mut().remove(&call);
         job.discard();
@@ -183,15 +183,15 @@ fn unwinding(run: impl FnOnce() -> Outcome) -> Outcome {
 }
 
 fn panicked() -> Outcome {
-    Err(CallError::Framework(Fault::new(ErrorCode::Internal, "the handler panicked")))
+    Err(CallError::Framework(Fault::midway(ErrorCode::Internal, "the handler panicked")))
 }
 
 fn cancelled() -> Fault {
-    Fault::new(ErrorCode::Cancelled, "cancelled before it ran")
+    Fault::refusal(ErrorCode::Cancelled, "cancelled before it ran")
 }
 
 fn busy(text: &str) -> Outcome {
-    Err(CallError::Framework(Fault::new(ErrorCode::ResourceExhausted, text)))
+    Err(CallError::Framework(Fault::refusal(ErrorCode::ResourceExhausted, text)))
 }
 
 /// Polls a future without an executor.

@@ -208,7 +208,7 @@ fn errors_of_the_application_and_of_the_framework_do_not_mix() {
     let own = bus.call(ana, "t.slow", 0);
     bus.complete_oldest(Err(InvokeError::json(&"mine").into()));
     let framework = bus.call(ana, "t.slow", 0);
-    bus.complete_oldest(Err(Fault::new(ErrorCode::InvalidArgument, "no").into()));
+    bus.complete_oldest(Err(Fault::refusal(ErrorCode::InvalidArgument, "no").into()));
     assert_eq!(bus.end(ana, own), Some(&fail(ErrorCode::Application, Delivery::Completed)));
     assert_eq!(bus.end(ana, framework), Some(&fail(ErrorCode::InvalidArgument, Delivery::NotDelivered)));
 }
