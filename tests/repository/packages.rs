@@ -62,6 +62,26 @@ fn packages_depend_only_downwards() {
     none_of("dependencies between packages", &check_layers(&metadata()));
 }
 
+/// Packages that a program takes in by embedding a daemon, those of the workspace included. Raise it with the reason in
+/// the commit.
+const EMBEDDED_PACKAGES: usize = 56;
+
+#[test]
+fn embedding_a_daemon_takes_in_few_packages() {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--package", "invoked", "--no-default-features", "--edges", "normal"])
+        .args(["--prefix", "none", "--format", "{p}", "--locked", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).expect("names are text");
+    let packages: std::collections::BTreeSet<&str> =
+        text.lines().filter_map(|line| line.split(" (").next()).filter(|line| !line.is_empty()).collect();
+    assert!(packages.iter().any(|package| package.starts_with("tokio v")), "{packages:?}");
+    assert!(packages.len() <= EMBEDDED_PACKAGES, "{} packages: {packages:?}", packages.len());
+}
+
 #[test]
 fn the_check_of_layers_fails_on_a_bad_sample() {
     let dependency = |name: &str, kind: Value, optional: bool| serde_json::json!({ "name": name, "kind": kind, "optional": optional, "path": "somewhere" });
