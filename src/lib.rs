@@ -109,3 +109,7 @@ pub use invoked_macros::command;
 /// let handler = invoked::generate_handler![version, photos::count];
 /// ```
 pub use invoked_macros::generate_handler;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,85 @@
+//! A daemon inside a program: no flags, no signals, a listener and a policy that the program gives.
+//!
+//! `cargo run --example embed` serves, calls itself and checks what comes back.
+
+use std::error::Error;
+
+use invoked::ipc::{CancellationToken, Request, State};
+use invoked::transport::{Access, Listener};
+use invoked::{command, generate_handler, plugin};
+use invoked_client::blocking::Client;
+use invoked_client::{Address, Options};
+use serde_json::{Value, json};
+
+/// Who may do what in this program; `examples/capabilities` has more.
+const POLICY: &str = include_str!("capabilities/embed.toml");
+
+struct Unit(&'static str);
+
+/// Measures a text.
+#[command(inline)]
+fn measure(text: &str, unit: State<'_, Unit>) -> String {
+    format!("{} {}", text.len(), unit.0)
+}
+
+/// Turns bytes round.
+#[command]
+fn reverse(request: Request<'_>) -> Vec<u8> {
+    request.body().bytes().iter().rev().copied().collect()
+}
+
+/// Divides; nobody divides by zero.
+#[command]
+fn divide(dividend: i64, divisor: i64) -> Result<i64, String> {
+    dividend.checked_div(divisor).ok_or_else(|| format!("{dividend} by {divisor}"))
+}
+
+/// Waits until its caller has had enough.
+#[command]
+async fn idle(cancelled: CancellationToken) {
+    cancelled.cancelled().await;
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let directory = tempfile::tempdir()?;
+    let policy = directory.path().join("capabilities");
+    std::fs::create_dir(&policy)?;
+    std::fs::write(policy.join("embed.toml"), POLICY)?;
+    let address: Address = format!("unix:{}/run/embed.sock", directory.path().display()).parse()?;
+
+    let listener = Listener::bind(&address, Access::Owner)?;
+    let arithmetic =
+        plugin::Builder::new("arithmetic").invoke_handler(generate_handler![divide, idle]).build()?;
+    let daemon = invoked::Builder::default()
+        .manage(Unit("bytes"))
+        .invoke_handler(generate_handler![measure, reverse])
+        .plugin(arithmetic)
+        .capabilities(&policy)
+        .serve(listener)?;
+
+    call(address)?;
+    daemon.shutdown()?;
+    println!("all as it should be");
+    Ok(())
+}
+
+fn call(address: Address) -> Result<(), Box<dyn Error>> {
+    let client = Client::connect(Options::new().address(address))?;
+
+    let measured: String = client.invoke("measure", &json!({ "text": "hello" }))?;
+    assert_eq!(measured, "5 bytes");
+    assert_eq!(client.call("reverse").raw("abc").send()?.bytes(), b"cba");
+    assert_eq!(client.invoke::<i64>("arithmetic.divide", &json!({ "dividend": 7, "divisor": 2 }))?, 3);
+
+    // The command's own error: any JSON.
+    let by_zero = json!({ "dividend": 7, "divisor": 0 });
+    let error = client.invoke::<i64>("arithmetic.divide", &by_zero).expect_err("it refuses");
+    assert!(error.is_application());
+    assert_eq!(error.json::<Value>(), Some(Value::from("7 by 0")));
+
+    // The framework's: it has a code, and says whether the command may have run.
+    let error = client.call("arithmetic.idle").send().expect_err("the policy denies it");
+    assert!(error.is_permission_denied());
+    assert_eq!(error.delivery().name(), "not_delivered");
+    Ok(())
+}
