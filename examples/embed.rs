@@ -12,7 +12,7 @@ use invoked_client::{Address, Options};
 use serde_json::{Value, json};
 
 /// Who may do what in this program; `examples/capabilities` has more.
-const POLICY: &str = include_str!("capabilities/embed.toml");
+const POLICY: &str = include_str!("embed.toml");
 
 struct Unit(&'static str);
 

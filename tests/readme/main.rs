@@ -30,6 +30,8 @@ fn the_command_lines_of_the_documents_do_what_they_say() {
         }
     }
     session.saved_copy_is_the_readme();
+    session.begin();
+    session.samples_are_sound();
 }
 
 fn root() -> &'static Path {

@@ -102,6 +102,18 @@ impl Session {
         assert_eq!(saved, fs::read(self.clone.join("README.md")).expect("a README"));
     }
 
+    /// The capability files of `examples/` are sound for the daemon of `examples/host.rs`.
+    pub(crate) fn samples_are_sound(&self) {
+        // A checkout may lie where a group may write, and files there would be refused.
+        let samples = self.clone.join("examples/capabilities");
+        let copy = format!("cp -R '{}' capabilities && chmod -R go-w capabilities", samples.display());
+        let check = "examples/host --check-config --capabilities capabilities";
+        let line = format!("{copy} && '{}'/{check}", self.clone.join("target/debug").display());
+        let output = self.shell(&line, self.place.path()).output().expect("a shell runs");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(out, "org.example.notes: configuration and policy are sound (0 warnings)\n", "{err}");
+    }
+
     fn run(&mut self, block: &Block, command: &str, expected: &[String]) {
         if command == "cargo test" {
             // It is what runs this.
@@ -193,6 +205,8 @@ fn as_ana(text: &str) -> Vec<String> {
         let line = line.replace(&format!("uid-{uid}-"), "uid-1000-");
         let line = line.replace(&format!("\"uid:{uid}\""), "\"uid:1000\"");
         let line = between(&line, &format!("uid={uid}("), ")", "uid=1000(ana)");
+        // Without an entry in the user database.
+        let line = line.replace(&format!("for uid={uid} pid="), "for uid=1000(ana) pid=");
         pids(&line)
     });
     lines.collect()
