@@ -15,7 +15,7 @@ use crate::decoder::Decoder;
 use crate::error::PeerError;
 use crate::metadata::{Hello, Welcome};
 use crate::registry::{ErrorCode, FrameKind, HEADER_LEN, MAGIC, PREFACE_LEN, limits};
-use crate::testing::{AnyRecord, Token, output};
+use crate::testing::{AnyRecord, Token, output, start};
 
 /// Frame limit of the sessions: small, so that a fuzzer reaches it.
 const MAX_FRAME: u32 = 1000;
@@ -83,10 +83,10 @@ pub fn records(data: &[u8]) {
 /// If the daemon breaks a rule: answers what was not asked, keeps what has ended, says what no peer can read.
 pub fn daemon_session(data: &[u8]) {
     let Some((&[read, prelude], input)) = data.split_first_chunk::<2>() else { return };
-    let mut session = Session::new(Connection::daemon(settings(), Instant::now()));
+    let mut session = Session::new(Connection::daemon(settings(), start()));
     if prelude % 2 == 1 {
         let hello = Hello::default();
-        let client = Connection::<Token>::client(settings(), &hello, Instant::now());
+        let client = Connection::<Token>::client(settings(), &hello, start());
         let mut client = client.expect("a default HELLO is legal");
         session.give(output(&mut client)).expect("the handshake is legal");
     }
@@ -101,7 +101,7 @@ pub fn daemon_session(data: &[u8]) {
 pub fn client_session(data: &[u8]) {
     let Some((&[read, prelude], input)) = data.split_first_chunk::<2>() else { return };
     let hello = Hello::default();
-    let client = Connection::client(settings(), &hello, Instant::now()).expect("a default HELLO is legal");
+    let client = Connection::client(settings(), &hello, start()).expect("a default HELLO is legal");
     let mut session = Session::new(client);
     for len in [0, 1, 100, 10_000] {
         let message = Message::from(crate::body::Body::Raw(Bytes::from(vec![7; len])));
@@ -109,10 +109,10 @@ pub fn client_session(data: &[u8]) {
         session.open.push(session.side.call(request).expect("four small early calls are allowed"));
     }
     if prelude % 2 == 1 {
-        let mut daemon = Connection::<Token>::daemon(settings(), Instant::now());
+        let mut daemon = Connection::<Token>::daemon(settings(), start());
         session.take_output();
         let said = Bytes::copy_from_slice(&session.out);
-        daemon.handle_input(Instant::now(), said, []).expect("the handshake is legal");
+        daemon.handle_input(start(), said, []).expect("the handshake is legal");
         daemon.welcome(&Welcome::default()).expect("a HELLO waits");
         session.give(output(&mut daemon)).expect("the handshake is legal");
     }
@@ -138,7 +138,7 @@ struct Session {
 
 impl Session {
     fn new(side: Connection<Token>) -> Self {
-        Session { side, now: Instant::now(), open: Vec::new(), growing: Vec::new(), out: Vec::new() }
+        Session { side, now: start(), open: Vec::new(), growing: Vec::new(), out: Vec::new() }
     }
 
     fn run(&mut self, input: &[u8], read: usize) {

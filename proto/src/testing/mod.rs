@@ -63,7 +63,7 @@ impl Pair {
     /// If the default HELLO is refused, which would be a bug.
     #[must_use]
     pub fn with_settings(client: Settings, daemon: Settings) -> Self {
-        let now = Instant::now();
+        let now = start();
         Pair {
             client: Connection::client(client, &Hello::default(), now).expect("a default HELLO is legal"),
             daemon: Connection::daemon(daemon, now),
@@ -115,6 +115,12 @@ impl Default for Pair {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Where virtual time starts. Only differences to it mean anything.
+#[must_use]
+pub fn start() -> Instant {
+    Instant::now()
 }
 
 /// All output of `connection`, as one run of bytes.
