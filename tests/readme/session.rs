@@ -236,4 +236,5 @@ fn whoever_runs_this_is_ana() {
         as_ana(&text),
         ["uid=1000(ana) pid=4242, uid-1000-x", "peers = [\"uid:1000\"] pid=4242 pid=4242"]
     );
+    assert_eq!(as_ana(&format!("for uid={uid} pid=7")), ["for uid=1000(ana) pid=4242"]);
 }
