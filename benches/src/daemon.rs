@@ -1,0 +1,74 @@
+//! A daemon of the bench's own, in a temporary directory.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use invoked_client::blocking::Client;
+use invoked_client::{Address, Options};
+use tempfile::TempDir;
+
+use crate::run::Failure;
+
+/// How long a daemon may take to listen.
+const START: Duration = Duration::from_secs(15);
+
+/// The real daemon under `--dev`. It ends when this is dropped, and its directory with it.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    address: Address,
+    directory: TempDir,
+}
+
+impl Daemon {
+    /// Starts `program`, which inherits the processors of the calling thread. It reads no file of the user's.
+    pub(crate) fn start(program: &Path) -> Result<Self, Failure> {
+        let directory = tempfile::tempdir().map_err(Failure::io("can't make a temporary directory"))?;
+        let path = directory.path();
+        let address = Address::unix(path.join("run/invoked.sock"))?;
+        let log = File::create(path.join("log")).map_err(Failure::io("can't make the daemon's log"))?;
+        for name in ["shared", "config"] {
+            std::fs::create_dir(path.join(name)).map_err(Failure::io("can't make a temporary directory"))?;
+        }
+        let mut command = Command::new(program);
+        command.args(["--user", "--dev", "--log", "warn", "--address", &address.to_string()]);
+        for variable in ["INVOKED_ADDRESS", "INVOKED_CONFIG", "INVOKED_LOG", "NOTIFY_SOCKET", "LISTEN_FDS"] {
+            command.env_remove(variable);
+        }
+        command.env("XDG_CONFIG_HOME", path.join("config")).current_dir(path.join("shared"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().map_err(Failure::io(format!("can't start {}", program.display())))?;
+        Ok(Daemon { child, address, directory })
+    }
+
+    /// Connects as soon as it listens.
+    pub(crate) fn connect(&mut self) -> Result<Client, Failure> {
+        let begin = Instant::now();
+        loop {
+            let options = Options::new().address(self.address.clone()).name("latency", "");
+            let error = match Client::connect(options) {
+                Ok(client) => return Ok(client),
+                Err(error) => error,
+            };
+            let ended = self.child.try_wait().map_err(Failure::io("can't ask for the daemon"))?;
+            if let Some(status) = ended {
+                let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+                return Err(Failure::Ended { status, log });
+            }
+            if begin.elapsed() > START {
+                return Err(error.into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
