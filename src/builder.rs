@@ -78,7 +78,8 @@ impl Builder {
         self
     }
 
-    /// Sets the configuration. What command-line flags set comes on top.
+    /// Sets the configuration. A program that is [`run`](Self::run) takes its configuration file instead, if there is one,
+    /// and what command-line flags set comes on top.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -125,7 +126,7 @@ impl Builder {
 
     /// Everything but the socket.
     pub(crate) fn build(mut self) -> Result<(Daemon, Vec<PolicyError>), BuildError> {
-        let mut all = vec![plugins::core::plugin(&self.config.quotas)?, plugins::fs::plugin()?];
+        let mut all = vec![plugins::core::plugin(&self.config)?, plugins::fs::plugin()?];
         if self.dev.is_some() {
             all.push(plugins::bench::plugin()?);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use foldhash::{HashMap, HashMapExt};
 use invoked_proto::Text;
@@ -11,14 +11,20 @@ use invoked_proto::name::CommandName;
 use crate::ipc::{Argument, Command, Execution};
 use crate::plugin::Plugin;
 
+/// What one long run counts; a short one takes back 1.
+const STRIKE: u32 = 10;
+
+/// From here on a command runs on the pool or the workers, until the daemon is started anew.
+const DEMOTED: u32 = 25;
+
 /// A command under its canonical name.
 #[derive(Debug)]
 pub struct RegisteredCommand {
     name: CommandName,
     text: Text,
     command: Command,
-    /// Set once the command held the loop for too long; it runs on the pool or the workers from then on.
-    demoted: AtomicBool,
+    /// Grows when the command holds the loop too long, shrinks when it doesn't.
+    strikes: AtomicU32,
 }
 
 impl RegisteredCommand {
@@ -69,12 +75,20 @@ impl RegisteredCommand {
     }
 
     pub(crate) fn is_demoted(&self) -> bool {
-        self.demoted.load(Ordering::Relaxed)
+        self.strikes.load(Ordering::Relaxed) >= DEMOTED
     }
 
-    /// Notes that the command held the loop; true the first time.
-    pub(crate) fn demote(&self) -> bool {
-        !self.demoted.swap(true, Ordering::Relaxed)
+    /// Notes whether the command just held the loop too long; true when that demotes it. One long run may be the
+    /// machine's fault; three among a few are the command's.
+    pub(crate) fn held_the_loop(&self, long: bool) -> bool {
+        let strikes = self.strikes.load(Ordering::Relaxed);
+        if strikes >= DEMOTED || (!long && strikes == 0) {
+            return false;
+        }
+        // Only the loop writes it, so nothing is lost between the two.
+        let after = if long { strikes + STRIKE } else { strikes - 1 };
+        self.strikes.store(after, Ordering::Relaxed);
+        after >= DEMOTED
     }
 }
 
@@ -102,7 +116,7 @@ impl CommandTable {
                     text: Text::from(name.as_str()),
                     name: name.clone(),
                     command: command.clone(),
-                    demoted: AtomicBool::new(false),
+                    strikes: AtomicU32::new(0),
                 };
                 if by_name.insert(name, Arc::new(registered)).is_some() {
                     return Err(format!("command {text:?} is registered twice"));

@@ -1,8 +1,9 @@
 //! The configuration file, `invoked.toml`.
 
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 
-use invoked_proto::registry::{limits, quotas};
+use invoked_proto::registry::{LIMITS, Limit, limits, quotas};
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{Bound, Bounds};
@@ -87,9 +88,9 @@ pub struct Quotas {
     /// Connections of one uid.
     pub connections_per_uid: u64,
     /// Connections that have not said who they are, in all; more wait.
-    pub handshakes: u32,
+    pub handshakes: NonZeroU32,
     /// The same for one uid.
-    pub handshakes_per_uid: u32,
+    pub handshakes_per_uid: NonZeroU32,
     /// Calls in flight of one uid.
     pub calls_per_uid: u64,
     /// Calls in flight of one connection.
@@ -124,13 +125,12 @@ impl Default for Quotas {
     }
 }
 
-const fn small(value: u64) -> u32 {
-    assert!(value <= u32::MAX as u64);
+/// A constant of the registry as a count that can not be none.
+const fn small(value: u64) -> NonZeroU32 {
+    assert!(value > 0 && value <= u32::MAX as u64);
     #[allow(clippy::cast_possible_truncation)]
     // checked by the assertion, at compile time for the registry's numbers
-    {
-        value as u32
-    }
+    NonZeroU32::new(value as u32).expect("asserted")
 }
 
 impl Quotas {
@@ -149,13 +149,15 @@ impl Quotas {
 #[serde(default, deny_unknown_fields)]
 pub struct Runtime {
     /// Threads for blocking handlers, started when needed.
-    pub pool_threads: usize,
+    pub pool_threads: NonZeroU16,
     /// Blocking calls that wait for a thread; one more is answered `resource_exhausted`.
-    pub pool_queue: usize,
+    pub pool_queue: NonZeroU16,
     /// Threads for `async` handlers.
-    pub workers: usize,
+    pub workers: NonZeroU16,
     /// Deadline of a call that names none, in milliseconds.
     pub default_deadline_ms: u64,
+    /// The longest deadline of a call, in milliseconds; a longer one, and none, is cut to it.
+    pub max_deadline_ms: u64,
     /// How long a peer may leave bytes unread, in milliseconds.
     pub slow_consumer_timeout_ms: u64,
     /// How long a handshake may take, in milliseconds.
@@ -167,10 +169,11 @@ pub struct Runtime {
 impl Default for Runtime {
     fn default() -> Self {
         Runtime {
-            pool_threads: 16,
-            pool_queue: 1024,
-            workers: 2,
+            pool_threads: const { NonZeroU16::new(16).unwrap() },
+            pool_queue: const { NonZeroU16::new(1024).unwrap() },
+            workers: const { NonZeroU16::new(2).unwrap() },
             default_deadline_ms: limits::DEFAULT_DEADLINE_MS,
+            max_deadline_ms: 3_600_000,
             slow_consumer_timeout_ms: limits::SLOW_CONSUMER_TIMEOUT_MS,
             handshake_timeout_ms: limits::HANDSHAKE_TIMEOUT_MS,
             drain_timeout_ms: 10_000,
@@ -204,6 +207,21 @@ impl Config {
         })
     }
 
+    /// The limits of the wire with the values that this configuration puts in force.
+    pub(crate) fn limits_in_force(&self) -> impl Iterator<Item = (&'static Limit, u64)> {
+        LIMITS.iter().map(|limit| {
+            let value = match limit.name {
+                "max_message" => self.quotas.max_message,
+                "open_calls" => self.quotas.calls_per_connection as u64,
+                "default_deadline_ms" => self.runtime.default_deadline_ms,
+                "handshake_timeout_ms" => self.runtime.handshake_timeout_ms,
+                "slow_consumer_timeout_ms" => self.runtime.slow_consumer_timeout_ms,
+                _ => limit.value,
+            };
+            (limit, value)
+        })
+    }
+
     /// The file that gives every default, as `--print-default-config` prints it.
     #[must_use]
     pub fn default_text() -> String {
@@ -227,6 +245,21 @@ mod tests {
             Config::parse("[listen]\naccess = \"owner\"\nacces = 1\n", Path::new("a.toml")).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("a.toml:3:1: unknown field `acces`"), "{text}");
+    }
+
+    #[test]
+    fn a_count_that_would_let_nobody_in_is_refused() {
+        let error = Config::parse("[quotas]\nhandshakes = 0\n", Path::new("a.toml")).unwrap_err();
+        assert!(error.to_string().starts_with("a.toml:2:14:"), "{error}");
+        assert!(Config::parse("[runtime]\npool_queue = 1000000\n", Path::new("a.toml")).is_err());
+    }
+
+    #[test]
+    fn limits_in_force_are_those_configured() {
+        let config = Config::parse("[quotas]\nmax_message = 7\n", Path::new("a.toml")).unwrap();
+        let value =
+            |name| config.limits_in_force().find(|(limit, _)| limit.name == name).map(|(_, value)| value);
+        assert_eq!((value("max_message"), value("open_calls")), (Some(7), Some(1024)));
     }
 
     #[test]

@@ -406,3 +406,33 @@ fn what_waits_keeps_no_read_buffer_alive() {
     buffer.clear();
     assert!(buffer.try_reclaim(255 * 1024), "an unsent answer keeps the buffer");
 }
+
+#[test]
+fn a_frame_that_we_do_not_read_on_with_is_not_given_up() {
+    use std::time::Duration;
+
+    let mut pair = invoked_proto::testing::Pair::open();
+    let request = |len| invoked_proto::connection::Request {
+        command: "a".into(),
+        message: invoked_proto::body::Body::Raw(vec![0; len].into()).into(),
+        ..Default::default()
+    };
+    let stream = pair.client.call(request(0)).expect("open");
+    pair.to_daemon().expect("legal");
+    let answer = invoked_proto::body::Body::Raw(vec![0; 1 << 20].into());
+    pair.daemon.reply(stream, Vec::new(), answer.into()).expect("open");
+    assert!(pair.daemon.pauses_reading());
+    // Half a frame is here, and the owner reads no further.
+    pair.client.call(request(1000)).expect("open");
+    let bytes = invoked_proto::testing::output(&mut pair.client);
+    pair.daemon.handle_input(pair.now, bytes.slice(..100), []).expect("legal");
+    for _ in 0..5 {
+        pair.advance(Duration::from_secs(10));
+        assert_eq!(pair.daemon.handle_timeout(pair.now), Ok(()));
+    }
+    // Once it reads again, the frame has its time anew, and no more.
+    pair.to_client().expect("legal");
+    assert!(!pair.daemon.pauses_reading());
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.daemon.handle_timeout(pair.now), Err(invoked_proto::error::PeerError::FrameTimeout));
+}

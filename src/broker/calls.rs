@@ -17,7 +17,7 @@ use invoked_proto::registry::{Delivery, ErrorCode};
 use super::output::{Observed, Output, Place, Run};
 use super::quota::{Charge, Resource};
 use super::slots::CallId;
-use super::{Broker, PeerState};
+use super::{Broker, PeerState, Standing};
 use crate::authority::{Grant, Verdict};
 use crate::commands::RegisteredCommand;
 use crate::ipc::{CallError, Execution, Outcome, PeerId, Response, WireCall};
@@ -231,6 +231,9 @@ impl Broker {
         let Some(state) = self.peers.get(&peer) else {
             return Err(not_delivered(ErrorCode::Unavailable, "the connection is going away"));
         };
+        if state.standing != Standing::Welcomed {
+            return Err(not_delivered(ErrorCode::Unavailable, "the connection was not welcomed"));
+        }
         let Some(slot) = state.account.charge(Resource::Calls, 1) else {
             return Err(not_delivered(
                 ErrorCode::ResourceExhausted,
@@ -240,9 +243,8 @@ impl Broker {
         let (grant, command) = self.authorize(now, peer, &call.command)?;
         let deadline = match call.deadline_us {
             Some(0) => return Err(not_delivered(ErrorCode::DeadlineExceeded, "the deadline had passed")),
-            None | Some(u64::MAX) => Some(now + self.settings.default_deadline),
-            // A deadline beyond what the clock can count is none.
-            Some(us) => now.checked_add(Duration::from_micros(us)),
+            None => now + self.settings.default_deadline,
+            Some(us) => now + Duration::from_micros(us).min(self.settings.max_deadline),
         };
         let total = inline_len(&call.parts).unwrap_or(u64::MAX);
         let state = self.peers.get(&peer).expect("looked up above");
@@ -255,7 +257,8 @@ impl Broker {
         self.stats.bytes_in += total;
         let assembly = Assembly::begin(call.parts, payload)
             .map_err(|error| not_delivered(error.wire_code(), &error.to_string()))?;
-        Ok((Admitted { command, grant, headers: call.headers, deadline }, assembly, slot, memory))
+        let admitted = Admitted { command, grant, headers: call.headers, deadline: Some(deadline) };
+        Ok((admitted, assembly, slot, memory))
     }
 
     fn authorize(
@@ -413,16 +416,15 @@ impl Broker {
         }
     }
 
-    /// A reply that would pass what the uid may leave unread becomes an error; its bytes are gone.
-    fn bound_reply(&self, peer: PeerId, ending: Ending) -> Ending {
+    /// Charges what the caller is about to be sent. What would pass the uid's bound becomes an error without a body; its
+    /// bytes are gone. The session settles the charge when it knows what the socket took.
+    fn bound_reply(&mut self, peer: PeerId, ending: Ending) -> Ending {
         let len = match &ending {
             Ending::Reply(response) => response.message.len() as u64,
             Ending::Fail(failed) => failed.message.len() as u64,
         };
-        // Small ones are bounded by not reading a peer that is behind.
-        let small = len <= invoked_proto::registry::limits::FRAGMENT as u64;
-        let Some(state) = self.peers.get(&peer) else { return ending };
-        if small || state.account.has_room(Resource::ReplyBytes, len) {
+        let Some(state) = self.peers.get_mut(&peer) else { return ending };
+        if len == 0 || state.unread.grow(len) {
             return ending;
         }
         let text = "too many bytes of replies wait for this uid to read them";

@@ -37,11 +37,15 @@ use crate::ipc::{Peer, PeerId};
 use crate::log_limit::LogLimit;
 
 /// What the broker keeps to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct BrokerSettings {
     pub(crate) bounds: Bounds,
     /// Of a call that names none.
     pub(crate) default_deadline: Duration,
+    /// The longest that a call may have; a longer one, and none, is cut to it.
+    pub(crate) max_deadline: Duration,
+    /// Limits that WELCOME tells, by their id in the registry.
+    pub(crate) announced: Vec<(u16, u64)>,
     /// Size of the buffer that received bytes share.
     pub(crate) read_buffer: usize,
 }
@@ -51,6 +55,8 @@ impl Default for BrokerSettings {
         BrokerSettings {
             bounds: Bounds::default(),
             default_deadline: Duration::from_millis(limits::DEFAULT_DEADLINE_MS),
+            max_deadline: Duration::from_secs(3600),
+            announced: LIMITS.iter().filter_map(|limit| Some((limit.id?, limit.value))).collect(),
             read_buffer: 256 * 1024,
         }
     }
@@ -71,6 +77,16 @@ pub(crate) struct Broker {
     stats: Stats,
     denial_log: LogLimit,
     watching: bool,
+    draining: bool,
+}
+
+/// How far a peer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It has not said who it is, or was turned away when it did: its calls are not served.
+    Unknown,
+    /// It was welcomed.
+    Welcomed,
 }
 
 /// A connected peer.
@@ -81,6 +97,7 @@ struct PeerState {
     grants: Arc<PeerGrants>,
     account: Rc<Account>,
     _connection: Charge,
+    standing: Standing,
     /// Bytes that wait for the peer to read them.
     unread: Charge,
     calls: HashMap<u64, CallId>,
@@ -93,7 +110,6 @@ impl Broker {
         commands: Arc<CommandTable>,
     ) -> Self {
         Broker {
-            settings,
             policy,
             commands,
             peers: HashMap::new(),
@@ -101,15 +117,21 @@ impl Broker {
             calls: Slots::new(),
             deadlines: BTreeSet::new(),
             ledger: Ledger::new(settings.bounds),
+            settings,
             outputs: VecDeque::new(),
             stats: Stats::default(),
             denial_log: LogLimit::new(),
             watching: false,
+            draining: false,
         }
     }
 
-    /// A process connected; `facts` are the kernel's word. `None` if the uid or all have too many connections.
+    /// A process connected; `facts` are the kernel's word. `None` if the uid or all have too many connections, or the
+    /// daemon is stopping.
     pub(crate) fn handle_connection(&mut self, facts: PeerFacts) -> Option<PeerId> {
+        if self.draining {
+            return None;
+        }
         let account = self.ledger.account(facts.uid);
         let Some(connection) = account.charge(Resource::Connections, 1) else {
             self.stats.connections_refused += 1;
@@ -135,6 +157,7 @@ impl Broker {
             grants,
             account,
             _connection: connection,
+            standing: Standing::Unknown,
             unread,
             calls: HashMap::new(),
         };
@@ -144,6 +167,11 @@ impl Broker {
 
     /// The peer said who it is.
     pub(crate) fn handle_hello(&mut self, id: PeerId, hello: &Hello) {
+        if self.draining {
+            let message = "the daemon is stopping".to_owned();
+            self.outputs.push_back(Output::Refuse { peer: id, code: ErrorCode::Unavailable, message });
+            return;
+        }
         if hello.narrow.is_some() {
             // Ignoring it would leave the peer with rights that it gave up.
             let message = "this daemon can not narrow a peer yet".to_owned();
@@ -151,6 +179,7 @@ impl Broker {
             return;
         }
         let Some(state) = self.peers.get_mut(&id) else { return };
+        state.standing = Standing::Welcomed;
         if !hello.name.is_empty() {
             let mut peer = Peer::clone(&state.peer);
             peer.program =
@@ -159,7 +188,7 @@ impl Broker {
         }
         let welcome = Welcome {
             peer: id.0,
-            limits: LIMITS.iter().filter_map(|limit| Some((limit.id?, limit.value))).collect(),
+            limits: self.settings.announced.clone(),
             catalogue: self.policy.revision(),
             warnings: Vec::new(),
             extensions: Extensions::none(),
@@ -221,8 +250,14 @@ impl Broker {
         self.watching = watching;
     }
 
+    /// Whether the daemon is stopping.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// Takes no new calls; those that are open end.
     pub(crate) fn drain(&mut self) {
+        self.draining = true;
         let mut ids: Vec<_> = self.peers.keys().copied().collect();
         ids.sort_unstable();
         self.outputs.extend(ids.into_iter().map(Output::Drain));

@@ -168,6 +168,17 @@ impl Account {
 }
 
 impl Charge {
+    /// Charges `amount` more, or nothing if that would pass a bound.
+    #[must_use]
+    pub(crate) fn grow(&mut self, amount: u64) -> bool {
+        let fits = self.account.has_room(self.resource, amount);
+        if fits {
+            self.account.add(self.resource, amount);
+            self.amount += amount;
+        }
+        fits
+    }
+
     /// Changes the amount to what is there now, also past the bound: for what exists already and is only counted.
     pub(crate) fn settle(&mut self, amount: u64) {
         if amount > self.amount {

@@ -15,6 +15,7 @@ use invoked_transport::{AsyncStream, Credentials, FdRefusalState, PeerProcess, S
 
 use crate::authority::load::PasswdFiles;
 use crate::authority::{PeerFacts, UserDirectory};
+use crate::broker::Broker;
 use crate::config::Config;
 use crate::log_limit::LogLimit;
 use crate::session::{Ended, Hub, Session, Turns};
@@ -66,7 +67,11 @@ impl Admission {
                 self.log_end(&facts, &ended);
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "can not serve a connection"),
+            Err(error) => {
+                if let Some(suppressed) = self.log.borrow_mut().due(Instant::now(), 0, "admission") {
+                    tracing::warn!(%error, suppressed, "can not serve a connection");
+                }
+            }
         }
     }
 
@@ -87,6 +92,9 @@ impl Admission {
         };
         let guard = Forget { hub: &self.hub, id: Some(id) };
         let handshake = self.turns.take(facts.uid).await;
+        if self.hub.with_broker(Broker::is_draining) {
+            return Ok(None);
+        }
         let stream = AsyncStream::new(stream)?;
         self.hub.attach(id, Connection::daemon(self.settings, Instant::now()));
         guard.keep();
@@ -118,9 +126,12 @@ impl Admission {
         let user = match known {
             Some(user) => user,
             None => {
-                let user = tokio::task::spawn_blocking(move || look_up(uid)).await.unwrap_or_default();
-                self.users.borrow_mut().insert(uid, user.clone());
-                user
+                let found = tokio::task::spawn_blocking(move || look_up(uid)).await.ok().flatten();
+                // A failure is not kept: the next connection of the uid asks again.
+                if let Some(user) = &found {
+                    self.users.borrow_mut().insert(uid, user.clone());
+                }
+                found.unwrap_or_default()
             }
         };
         let mut facts = PeerFacts::new(uid, credentials.gid, credentials.groups);
@@ -151,12 +162,12 @@ impl Drop for Forget<'_> {
     }
 }
 
-fn look_up(uid: u32) -> UserFacts {
+fn look_up(uid: u32) -> Option<UserFacts> {
     match PasswdFiles::system() {
-        Ok(users) => UserFacts { name: users.name_of(uid), home: users.home_of(uid) },
+        Ok(users) => Some(UserFacts { name: users.name_of(uid), home: users.home_of(uid) }),
         Err(error) => {
             tracing::warn!(%error, "can not read the user database; rules by user name and $PEER_HOME do not match");
-            UserFacts::default()
+            None
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How other threads, and commands, ask the daemon's loop for something.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ use crate::session::Hub;
 
 /// Something that the loop does for somebody else.
 pub(crate) type Ask = Box<dyn FnOnce(&Hub) + Send>;
+
+/// Denials that wait to be logged, at most: they must not crowd out questions.
+const DENIALS_MAX: usize = 32;
 
 /// Questions that wait for the loop, at most.
 const ASKS_MAX: usize = 256;
@@ -30,6 +34,8 @@ struct Inner {
     source: Arc<PolicySource>,
     reloading: Semaphore,
     last_reload: Mutex<Option<Instant>>,
+    /// Denials by a scope on their way to the log.
+    denials: AtomicUsize,
 }
 
 /// A reload that took effect.
@@ -66,6 +72,7 @@ impl DaemonHandle {
             source,
             reloading: Semaphore::new(1),
             last_reload: Mutex::new(None),
+            denials: AtomicUsize::new(0),
         };
         (DaemonHandle(Arc::new(inner)), receiver)
     }
@@ -130,7 +137,17 @@ impl DaemonHandle {
         denial: ScopeDenial,
         argument: Value,
     ) {
-        let ask: Ask = Box::new(move |hub| hub.note_scope_denial(peer, &grant, &denial, &argument));
-        drop(self.0.asks.try_send(ask));
+        if self.0.denials.fetch_add(1, Ordering::AcqRel) >= DENIALS_MAX {
+            self.0.denials.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        let handle = self.clone();
+        let ask: Ask = Box::new(move |hub| {
+            handle.0.denials.fetch_sub(1, Ordering::AcqRel);
+            hub.note_scope_denial(peer, &grant, &denial, &argument);
+        });
+        if self.0.asks.try_send(ask).is_err() {
+            self.0.denials.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }

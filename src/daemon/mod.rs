@@ -77,7 +77,10 @@ impl Running {
         match self.thread.take().map(thread::JoinHandle::join) {
             None => Ok(()),
             Some(Ok(result)) => result,
-            Some(Err(_)) => Err(BuildError::Commands("the daemon's thread panicked".to_owned())),
+            Some(Err(_)) => {
+                let panicked = std::io::Error::other("it panicked");
+                Err(BuildError::Io { what: "running the daemon".to_owned(), source: panicked })
+            }
         }
     }
 }
@@ -110,7 +113,7 @@ impl Daemon {
         until: impl FnOnce(DaemonHandle) -> F,
     ) -> Result<(), BuildError> {
         let workers = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.config.runtime.workers.max(1))
+            .worker_threads(self.config.runtime.workers.get().into())
             .thread_name("invoked-worker")
             .enable_all()
             .build()
@@ -121,9 +124,8 @@ impl Daemon {
             .map_err(BuildError::io("starting the loop"))?;
         self.state.manage(handle.clone());
         let runner_settings = RunnerSettings {
-            pool_threads: self.config.runtime.pool_threads,
-            pool_queue: self.config.runtime.pool_queue,
-            workers: self.config.runtime.workers,
+            pool_threads: self.config.runtime.pool_threads.get().into(),
+            pool_queue: self.config.runtime.pool_queue.get().into(),
         };
         let state = Arc::new(std::mem::take(&mut self.state));
         let (runner, completions) = Runner::new(runner_settings, workers.handle().clone(), state);
@@ -146,6 +148,12 @@ impl Daemon {
         let settings = BrokerSettings {
             bounds: self.config.quotas.bounds(),
             default_deadline: Duration::from_millis(self.config.runtime.default_deadline_ms),
+            max_deadline: Duration::from_millis(self.config.runtime.max_deadline_ms),
+            announced: self
+                .config
+                .limits_in_force()
+                .filter_map(|(limit, value)| Some((limit.id?, value)))
+                .collect(),
             read_buffer: Hub::read_buffer_size(),
         };
         let broker = Broker::new(settings, self.policy, self.commands);

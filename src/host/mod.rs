@@ -25,6 +25,9 @@ use crate::error::BuildError;
 use flags::Flags;
 use report::Report;
 
+/// Descriptors kept for everything but connections: files that are read, the loop, the policy.
+const RESERVED_DESCRIPTORS: u64 = 256;
+
 /// How the program ends; `--help` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {
@@ -91,6 +94,7 @@ impl Host {
             return Ok(Exit::Stopped);
         }
         self.configure()?;
+        self.fit_descriptors();
         let chosen = self.address()?;
         let access = self.builder.config.listen.access.clone();
         let name = self.builder.app.clone().unwrap_or_else(|| "invoked".to_owned());
@@ -148,10 +152,37 @@ impl Host {
         };
         if !named.is_empty() {
             self.builder.directories.extend(named.into_iter().map(PolicyDirectory::required));
-        } else if let Some(directory) = directory {
+        } else if let Some(directory) = self.policy_directory(directory) {
             self.builder.directories.push(PolicyDirectory::optional(directory.join("capabilities.d")));
         }
         Ok(())
+    }
+
+    /// Takes as many descriptors as the machine gives, and lets no quota promise more connections than they allow.
+    fn fit_descriptors(&mut self) {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        if limit.current < limit.maximum {
+            let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+            match setrlimit(Resource::Nofile, raised) {
+                Ok(()) => limit = raised,
+                Err(error) => tracing::warn!(%error, "can not raise the limit of open files"),
+            }
+        }
+        let Some(descriptors) = limit.current else { return };
+        let quotas = &mut self.builder.config.quotas;
+        let room = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        // Half, so that one uid can not keep all others out.
+        let (all, of_one) = (quotas.connections.min(room), quotas.connections_per_uid.min((room / 2).max(1)));
+        if (all, of_one) != (quotas.connections, quotas.connections_per_uid) {
+            tracing::info!(
+                descriptors,
+                connections = all,
+                per_uid = of_one,
+                "connections are bounded by open files"
+            );
+            (quotas.connections, quotas.connections_per_uid) = (all, of_one);
+        }
     }
 
     fn address(&self) -> Result<ChosenAddress, BuildError> {
@@ -173,6 +204,14 @@ impl Host {
 
     fn is_system(&self) -> bool {
         self.flags.system || (!self.flags.user && rustix::process::geteuid().is_root())
+    }
+
+    /// Where `capabilities.d` is: beside the configuration file that a flag names, else where configuration is looked for.
+    fn policy_directory(&self, default: Option<PathBuf>) -> Option<PathBuf> {
+        match self.flags.config.as_deref().and_then(std::path::Path::parent) {
+            Some(beside) => Some(beside.to_owned()),
+            None => default,
+        }
     }
 
     /// Where configuration is looked for when no flag says so.
@@ -230,7 +269,8 @@ async fn signals(handle: DaemonHandle, ready: impl FnOnce()) {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => log_reload(reload(&handle).await),
+            // Beside the loop, so that a slow disk does not keep the daemon from being stopped.
+            _ = hangup.recv() => drop(tokio::task::spawn_local(reload(handle.clone()))),
         }
     }
     tracing::info!("stopping; open calls may end");
@@ -242,11 +282,11 @@ async fn signals(handle: DaemonHandle, ready: impl FnOnce()) {
 }
 
 /// Reloads; where one has just run, waits for its pause to end, as the files may have changed since.
-async fn reload(handle: &DaemonHandle) -> Result<crate::daemon::Reloaded, ReloadError> {
+async fn reload(handle: DaemonHandle) {
     loop {
         match handle.reload().await {
             Err(ReloadError::TooOften) => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
-            result => return result,
+            result => return log_reload(result),
         }
     }
 }

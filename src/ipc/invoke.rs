@@ -1,6 +1,5 @@
 //! A call at its handler.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -193,6 +192,9 @@ impl InvokeMessage {
     }
 }
 
+/// Arguments of one call. A body of many short keys would cost twenty times its size, and seconds to read.
+const ARGUMENTS_MAX: usize = 256;
+
 /// Finds the arguments of a body without parsing their values.
 fn find_arguments(body: &Body) -> Result<Arguments, Fault> {
     let bad = |text: String| Fault::refusal(ErrorCode::InvalidArgument, text);
@@ -230,11 +232,13 @@ impl<'de> serde::de::Visitor<'de> for UniqueVisitor {
     }
 
     fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = Vec::new();
-        let mut seen: HashMap<String, ()> = HashMap::new();
+        let mut found: Vec<(String, &'de RawValue)> = Vec::new();
         while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
-            if seen.insert(key.clone(), ()).is_some() {
+            if found.iter().any(|(earlier, _)| *earlier == key) {
                 return Err(serde::de::Error::custom(format_args!("key {key:?} stands twice")));
+            }
+            if found.len() == ARGUMENTS_MAX {
+                return Err(serde::de::Error::custom(format_args!("more than {ARGUMENTS_MAX} arguments")));
             }
             found.push((key, value));
         }

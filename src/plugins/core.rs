@@ -1,12 +1,12 @@
 //! `core`: what every daemon tells, and what its operator may do.
 
-use invoked_proto::registry::{ErrorCode, LIMITS};
+use invoked_proto::registry::ErrorCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::authority::{PermissionSet, Verdict};
 use crate::commands::RegisteredCommand;
-use crate::config::Quotas;
+use crate::config::Config;
 use crate::daemon::{DaemonHandle, ReloadError};
 use crate::error::BuildError;
 use crate::ipc::{
@@ -19,9 +19,9 @@ use crate::plugin::{self, Plugin};
 ///
 /// # Errors
 /// None in practice; its name is checked as every plugin's.
-pub fn plugin(quotas: &Quotas) -> Result<Plugin, BuildError> {
+pub fn plugin(config: &Config) -> Result<Plugin, BuildError> {
     let name = Argument { key: "name", kind: "String", optional: false };
-    let quotas = serde_json::to_value(quotas).expect("quotas are plain numbers");
+    let limits = limits_of(config);
     let operate = PermissionSet {
         identifier: "operate".to_owned(),
         description: "What an operator of the daemon may do: see its state, reload its policy, stop it."
@@ -40,7 +40,8 @@ pub fn plugin(quotas: &Quotas) -> Result<Plugin, BuildError> {
                 .docs("Tells about one command that the caller may call.")
                 .argument(name),
             Command::future("stats", stats).docs("Tells the counters of the daemon."),
-            Command::inline("limits", move |_| limits(&quotas)).docs("Tells the limits and quotas in force."),
+            Command::inline("limits", move |_| Ok(Response::json(&limits)?))
+                .docs("Tells the limits and quotas in force."),
             Command::future("reload", reload).docs("Reads the policy's files again, all or nothing."),
             Command::inline("shutdown", shutdown).docs("Lets open calls end, then stops the daemon."),
         ])
@@ -155,14 +156,13 @@ async fn stats(message: InvokeMessage) -> Outcome {
     Ok(Response::json(&value)?)
 }
 
-fn limits(quotas: &Value) -> Outcome {
-    let limits: Vec<Value> = LIMITS
-        .iter()
-        .map(
-            |limit| json!({ "name": limit.name, "value": limit.value, "unit": limit.unit, "doc": limit.doc }),
-        )
+fn limits_of(config: &Config) -> Value {
+    let limits: Vec<Value> = config
+        .limits_in_force()
+        .map(|(limit, value)| json!({ "name": limit.name, "value": value, "unit": limit.unit, "doc": limit.doc }))
         .collect();
-    Ok(Response::json(&json!({ "limits": limits, "quotas": quotas }))?)
+    let quotas = serde_json::to_value(&config.quotas).expect("quotas are plain numbers");
+    json!({ "limits": limits, "quotas": quotas })
 }
 
 async fn reload(message: InvokeMessage) -> Outcome {

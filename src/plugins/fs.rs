@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use invoked_proto::registry::{ErrorCode, limits};
@@ -17,6 +17,8 @@ use crate::ipc::{
     Response,
 };
 use crate::plugin::{self, Plugin};
+
+mod located;
 
 /// The plugin.
 ///
@@ -39,7 +41,7 @@ pub fn plugin() -> Result<Plugin, BuildError> {
 /// An error of the file system, as callers get it.
 #[derive(Debug, Serialize)]
 struct FileError {
-    /// `not_found`, `permission_denied`, `not_a_file`, `io`.
+    /// `not_found`, `permission_denied`, `busy`, `io`.
     kind: &'static str,
     message: String,
 }
@@ -54,6 +56,8 @@ impl FileError {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => "not_found",
             std::io::ErrorKind::PermissionDenied => "permission_denied",
+            // Somebody holds a lease on it (fcntl(2), F_SETLEASE); waiting for them would hold a thread.
+            std::io::ErrorKind::WouldBlock => "busy",
             _ => "io",
         };
         FileError::error(kind, path, error)
@@ -62,12 +66,15 @@ impl FileError {
 
 fn read_file(message: &InvokeMessage) -> Outcome {
     let path = String::from_command(CommandItem { command: "read_file", key: "path", message })?;
-    let located = match locate(Path::new(&path)) {
+    let located = match located::locate(Path::new(&path)) {
         Ok(located) => located,
-        Err(error) => {
+        Err(missing) => {
             // Whether something exists is told only where the scope would let it be read.
-            check(message, Path::new(&path), &path)?;
-            return Err(FileError::io(&path, &error));
+            match &missing.real {
+                Some(real) => check(message, real, &path)?,
+                None => return Err(forbidden(&path)),
+            }
+            return Err(FileError::io(&path, &missing.error));
         }
     };
     check(message, &located.real, &path)?;
@@ -88,61 +95,12 @@ fn refuse(message: &InvokeMessage, denial: ScopeDenial, real: &Path, asked: &str
         let argument = Value::from(real.to_string_lossy().into_owned());
         daemon.note_scope_denial(message.peer().id, Arc::clone(message.grant()), denial, argument);
     }
+    forbidden(asked)
+}
+
+fn forbidden(asked: &str) -> CallError {
     let text = format!("this peer may not call fs.read_file with path {asked:?}");
     CallError::Framework(Fault::refusal(ErrorCode::PermissionDenied, text))
-}
-
-/// A file that was found and not opened: opening a pipe or a device can have effects, so the scope is asked before.
-struct Located {
-    handle: File,
-    real: PathBuf,
-}
-
-#[cfg(target_os = "linux")]
-fn locate(path: &Path) -> std::io::Result<Located> {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::OpenOptionsExt;
-    if !path.is_absolute() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not absolute"));
-    }
-    // O_PATH finds the file and opens nothing; its real name is then read from the kernel, so no link can be swapped
-    // between the check and the use.
-    let flags = i32::try_from((rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC).bits())
-        .expect("open flags fit an int");
-    let handle = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let real = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))?;
-    Ok(Located { handle, real })
-}
-
-#[cfg(target_os = "linux")]
-impl Located {
-    fn open(&self) -> std::io::Result<File> {
-        use std::os::fd::AsRawFd;
-        if !self.handle.metadata()?.is_file() {
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        File::open(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn locate(path: &Path) -> std::io::Result<Located> {
-    let real = path.canonicalize()?;
-    if !std::fs::metadata(&real)?.is_file() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    Ok(Located { handle: File::open(&real)?, real })
-}
-
-#[cfg(not(target_os = "linux"))]
-impl Located {
-    fn open(&self) -> std::io::Result<File> {
-        // Another file may have taken the name between the two steps; then the name does not lead here any more.
-        if self.real.canonicalize()? != self.real {
-            return Err(std::io::Error::other("the file moved while it was opened"));
-        }
-        self.handle.try_clone()
-    }
 }
 
 fn read(file: File, path: &str) -> Outcome {

@@ -20,7 +20,7 @@ use crate::broker::{CallId, Place, Run};
 use crate::commands::RegisteredCommand;
 use crate::ipc::{
     CallError, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver, Outcome,
-    ReplySink, StateManager,
+    OutcomeFuture, ReplySink, StateManager,
 };
 use future::Guarded;
 use pool::{Job, Pool};
@@ -45,8 +45,6 @@ pub(crate) struct RunnerSettings {
     pub(crate) pool_threads: usize,
     /// Blocking calls that wait for a thread; one more is answered `resource_exhausted`.
     pub(crate) pool_queue: usize,
-    /// Threads of the worker runtime.
-    pub(crate) workers: usize,
 }
 
 /// Runs handlers and collects how they end.
@@ -90,7 +88,7 @@ impl Runner {
         self.running.borrow_mut().insert(call, token.clone());
         let refused = match (place, command.execution()) {
             (Place::InlineAsync, Execution::InlineAsync(handler)) => {
-                self.poll_inline(&command, handler(message), sink);
+                self.poll_inline(&command, || handler(message), sink);
                 None
             }
             (_, Execution::Async(handler) | Execution::InlineAsync(handler)) => {
@@ -115,17 +113,20 @@ impl Runner {
             (_, Execution::Deferred(handler)) => {
                 let handler = Arc::clone(handler);
                 let job: Job = Box::new(move || {
+                    let cancelled_before = token.is_cancelled();
                     let resolver = InvokeResolver::new(sink, token);
+                    if cancelled_before {
+                        return resolver.respond(Err(cancelled().into()));
+                    }
                     // A panic drops the resolver, which answers.
                     drop(catch_unwind(AssertUnwindSafe(|| handler(Invoke { message, resolver }))));
                 });
                 self.pool.submit(job)
             }
         };
-        let job = refused?;
-        // The job owns the sink; what it would send on drop must not come after the answer below.
+        // Nothing of the call is left but its answer: a sink that is dropped sends nothing.
+        drop(refused?);
         self.running.borrow_mut().remove(&call);
-        job.discard();
         Some(busy("the pool of blocking handlers is full"))
     }
 
@@ -147,10 +148,19 @@ impl Runner {
     }
 
     /// Polls once, inside the workers' context so that timers and tasks land there, then leaves the rest to them.
-    fn poll_inline(&self, command: &RegisteredCommand, future: crate::ipc::OutcomeFuture, sink: ReplySink) {
+    fn poll_inline(
+        &self,
+        command: &RegisteredCommand,
+        handler: impl FnOnce() -> OutcomeFuture,
+        sink: ReplySink,
+    ) {
         let _workers = self.workers.enter();
-        let mut guarded = Guarded::new(future, sink);
         let start = Instant::now();
+        let future = match catch_unwind(AssertUnwindSafe(handler)) {
+            Ok(future) => future,
+            Err(_) => return InvokeResolver::new(sink, CancellationToken::default()).respond(panicked()),
+        };
+        let mut guarded = Guarded::new(future, sink);
         let ready = std::pin::Pin::new(&mut guarded).poll_once(&mut Context::from_waker(Waker::noop()));
         note_time(command, start);
         if ready.is_pending() {
@@ -169,7 +179,7 @@ fn watched(command: &RegisteredCommand, run: impl FnOnce() -> Outcome) -> Outcom
 
 fn note_time(command: &RegisteredCommand, start: Instant) {
     let took = start.elapsed();
-    if took > INLINE_PATIENCE && command.demote() {
+    if command.held_the_loop(took > INLINE_PATIENCE) {
         tracing::warn!(
             command = command.name(),
             ?took,

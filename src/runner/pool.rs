@@ -9,22 +9,13 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 /// Something to run. It must answer its call, also when it panics.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
-/// A job that found no room.
-pub(super) struct Refused(Job);
-
-impl Refused {
-    /// Drops the job on another thread's behalf: what it owns ends here.
-    pub(super) fn discard(self) {
-        drop(self.0);
-    }
-}
-
 /// A bounded pool. Threads start as they are needed and end with the pool.
 #[derive(Debug)]
 pub(super) struct Pool {
     jobs: Sender<Job>,
     queue: Receiver<Job>,
-    idle: Arc<AtomicUsize>,
+    /// Jobs that are queued or run.
+    outstanding: Arc<AtomicUsize>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     max_threads: usize,
 }
@@ -35,34 +26,36 @@ impl Pool {
         Pool {
             jobs,
             queue: waiting,
-            idle: Arc::default(),
+            outstanding: Arc::default(),
             threads: Mutex::default(),
             max_threads: max_threads.max(1),
         }
     }
 
     /// Queues `job`; gives it back if the queue is full. Never waits.
-    pub(super) fn submit(&self, job: Job) -> Option<Refused> {
+    pub(super) fn submit(&self, job: Job) -> Option<Job> {
+        self.outstanding.fetch_add(1, Ordering::AcqRel);
         match self.jobs.try_send(job) {
             Ok(()) => {
-                self.start_thread_if_none_is_idle();
+                self.start_thread_if_all_are_busy();
                 None
             }
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => Some(Refused(job)),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                self.outstanding.fetch_sub(1, Ordering::AcqRel);
+                Some(job)
+            }
         }
     }
 
-    fn start_thread_if_none_is_idle(&self) {
-        if self.idle.load(Ordering::Acquire) >= self.queue.len() {
-            return;
-        }
+    fn start_thread_if_all_are_busy(&self) {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        if threads.len() >= self.max_threads {
+        let wanted = self.outstanding.load(Ordering::Acquire).min(self.max_threads);
+        if threads.len() >= wanted {
             return;
         }
-        let (queue, idle) = (self.queue.clone(), Arc::clone(&self.idle));
+        let (queue, outstanding) = (self.queue.clone(), Arc::clone(&self.outstanding));
         let name = format!("invoked-pool-{}", threads.len());
-        match thread::Builder::new().name(name).spawn(move || work(&queue, &idle)) {
+        match thread::Builder::new().name(name).spawn(move || work(&queue, &outstanding)) {
             Ok(thread) => threads.push(thread),
             // The threads there are will take it; with none at all it waits for the next submit.
             Err(error) => tracing::error!(%error, "can not start a pool thread"),
@@ -70,12 +63,58 @@ impl Pool {
     }
 }
 
-fn work(queue: &Receiver<Job>, idle: &AtomicUsize) {
-    loop {
-        idle.fetch_add(1, Ordering::AcqRel);
-        let job = queue.recv();
-        idle.fetch_sub(1, Ordering::AcqRel);
-        let Ok(job) = job else { return };
+fn work(queue: &Receiver<Job>, outstanding: &AtomicUsize) {
+    while let Ok(job) = queue.recv() {
         job();
+        outstanding.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_job_never_waits_for_another_while_a_thread_could_be_started() {
+        let pool = Pool::new(4, 16);
+        for _ in 0..200 {
+            let (done, ended) = bounded(4);
+            let (release, held) = bounded::<()>(0);
+            // Three jobs wait for the fourth: each needs a thread of its own.
+            for _ in 0..3 {
+                let (held, done) = (held.clone(), done.clone());
+                let job: Job = Box::new(move || {
+                    assert!(held.recv().is_err(), "released by its end");
+                    done.send(()).expect("the test waits");
+                });
+                assert!(pool.submit(job).is_none());
+            }
+            let job: Job = Box::new(move || {
+                drop(release);
+                done.send(()).expect("the test waits");
+            });
+            assert!(pool.submit(job).is_none());
+            for _ in 0..4 {
+                ended.recv_timeout(Duration::from_secs(20)).expect("every job has a thread");
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_job_back() {
+        let pool = Pool::new(1, 1);
+        let (release, held) = bounded::<()>(0);
+        let (begun, begins) = bounded(1);
+        let job: Job = Box::new(move || {
+            begun.send(()).expect("the test waits");
+            assert!(held.recv().is_err(), "released by its end");
+        });
+        assert!(pool.submit(job).is_none());
+        begins.recv().expect("the first job begins");
+        assert!(pool.submit(Box::new(|| {})).is_none(), "one waits");
+        assert!(pool.submit(Box::new(|| {})).is_some(), "one more does not");
+        drop(release);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,10 +23,10 @@ pub(crate) struct Turn {
 }
 
 impl Turns {
-    pub(crate) fn new(in_all: u32, per_uid: u32) -> Self {
+    pub(crate) fn new(in_all: NonZeroU32, per_uid: NonZeroU32) -> Self {
         Turns {
-            common: Arc::new(Semaphore::new(in_all as usize)),
-            per_uid: per_uid as usize,
+            common: Arc::new(Semaphore::new(in_all.get() as usize)),
+            per_uid: per_uid.get() as usize,
             of_uid: RefCell::default(),
         }
     }

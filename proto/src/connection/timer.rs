@@ -56,6 +56,11 @@ impl Timers {
         self.frame = None;
     }
 
+    /// The frame that is partly here gets its whole time anew.
+    pub(super) fn put_off_frame(&mut self, now: Instant) {
+        self.frame = Some(now + self.frame_timeout);
+    }
+
     pub(super) fn may_pong(&mut self, now: Instant) -> bool {
         if now.duration_since(self.pings.since) >= Duration::from_secs(1) {
             self.pings = Pings { since: now, answered: 0 };
@@ -83,6 +88,10 @@ impl<A> Connection<A> {
         let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let error = if passed(self.timers.handshake) {
             PeerError::HandshakeTimeout
+        } else if passed(self.timers.frame) && self.pauses_reading() {
+            // It is us who do not read: the peer can not go on with its frame.
+            self.timers.put_off_frame(now);
+            return Ok(());
         } else if passed(self.timers.frame) {
             PeerError::FrameTimeout
         } else {

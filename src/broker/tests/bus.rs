@@ -49,6 +49,8 @@ pub(super) struct Bus {
     pub(super) suppressed: Vec<u64>,
     /// What was let be observed of calls.
     pub(super) observed: Vec<String>,
+    /// Bytes that each peer leaves unread.
+    pub(super) unread: usize,
 }
 
 struct NoUsers;
@@ -105,20 +107,27 @@ impl Bus {
             denials: Vec::new(),
             suppressed: Vec::new(),
             observed: Vec::new(),
+            unread: 0,
         }
     }
 
     /// Connects a client of `uid`; its index.
     pub(super) fn connect(&mut self, uid: u32) -> Option<usize> {
+        let peer = self.begin(uid, &Hello::default())?;
+        self.settle();
+        Some(peer)
+    }
+
+    /// A client whose HELLO is not sent yet.
+    pub(super) fn begin(&mut self, uid: u32, hello: &Hello) -> Option<usize> {
         let id = self.broker.handle_connection(PeerFacts::new(uid, uid, []))?;
         let settings = Settings::default();
         self.peers.push(Peer {
             id,
-            client: Connection::client(settings, &Hello::default(), self.now).unwrap(),
+            client: Connection::client(settings, hello, self.now).unwrap(),
             daemon: Connection::daemon(settings, self.now),
             ends: BTreeMap::new(),
         });
-        self.settle();
         Some(self.peers.len() - 1)
     }
 
@@ -199,6 +208,7 @@ impl Bus {
         let peer = &mut self.peers[at];
         let to_daemon = output(&mut peer.client);
         let to_client = output(&mut peer.daemon);
+        self.broker.note_unread(peer.id, self.unread);
         let moved = !to_daemon.is_empty() || !to_client.is_empty();
         if !to_daemon.is_empty() {
             peer.daemon.handle_input(self.now, to_daemon, []).unwrap();
@@ -260,7 +270,11 @@ impl Bus {
                     self.daemon(peer, |c| c.reply(stream, headers, message).unwrap());
                 }
                 Output::Fail { peer, stream, code, failure, message } => {
-                    self.daemon(peer, |c| c.fail_call(stream, code, failure, message).unwrap());
+                    // A connection that was turned away has no streams any more, as in the hub.
+                    self.daemon(peer, |c| {
+                        let failed = c.fail_call(stream, code, failure, message);
+                        assert!(failed.is_ok() || c.is_closed(), "{failed:?}");
+                    });
                 }
             }
         }

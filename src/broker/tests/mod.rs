@@ -249,10 +249,13 @@ fn a_reply_beyond_what_may_wait_unread_is_an_error_instead() {
     let fits = bus.call(ana, "t.slow", 0);
     bus.complete_oldest(Ok(Response::new(vec![0; 100_000])));
     assert!(matches!(bus.end(ana, fits), Some(End::Reply(_))));
+    bus.unread = 1;
+    bus.settle();
     bus.broker.note_unread(id, 1);
     let over = bus.call(ana, "t.slow", 0);
     bus.complete_oldest(Ok(Response::new(vec![0; 100_000])));
     assert_eq!(bus.end(ana, over), Some(&fail(ErrorCode::ResourceExhausted, Delivery::Completed)));
+    bus.unread = 0;
     bus.broker.note_unread(id, 0);
     assert_idle(&bus);
 }
@@ -294,16 +297,61 @@ fn a_drained_daemon_ends_open_calls_and_takes_no_new_ones() {
 }
 
 #[test]
+fn replies_of_one_instant_are_charged_one_after_the_other() {
+    let bounds = Bounds { reply_bytes: Bound { per_uid: 100_000, total: 1 << 30 }, ..Bounds::default() };
+    let mut bus = Bus::with_bounds(bounds);
+    let ana = bus.connect(1000).unwrap();
+    let streams: Vec<u64> = (0..10).map(|_| bus.call(ana, "t.slow", 0)).collect();
+    // No flush comes in between.
+    for _ in 0..10 {
+        let run = bus.running.pop_front().unwrap();
+        bus.broker.handle_completion(bus.now, run.call, Ok(Response::new(vec![0; 30_000])));
+    }
+    bus.settle();
+    let replied =
+        streams.iter().filter(|stream| matches!(bus.end(ana, **stream), Some(End::Reply(_)))).count();
+    assert_eq!(replied, 3);
+    assert_idle(&bus);
+}
+
+#[test]
 fn a_peer_that_wants_to_be_narrowed_is_not_left_wide() {
     let mut bus = Bus::new();
-    let ana = bus.connect(1000).unwrap();
     let hello = invoked_proto::metadata::Hello { narrow: Some(vec!["x".into()]), ..Default::default() };
-    let id = bus.peers[ana].id;
-    bus.broker.handle_hello(id, &hello);
+    let ana = bus.begin(1000, &hello).unwrap();
+    // In the same flight as HELLO, so that it arrives before anybody has looked at that.
+    let early = bus.start(ana, "t.slow", 0, None);
     bus.settle();
-    let stream = bus.peers[ana].client.call(Default::default());
+    assert!(bus.running.is_empty(), "it was served with the rights that it gave up");
+    assert!(matches!(bus.end(ana, early), None | Some(End::Fail(_, Delivery::NotDelivered))));
+    assert_idle(&bus);
+}
+
+#[test]
+fn a_draining_daemon_welcomes_nobody() {
+    let mut bus = Bus::new();
+    let ana = bus.begin(1000, &Default::default()).unwrap();
+    bus.broker.drain();
+    let early = bus.start(ana, "t.slow", 0, None);
     bus.settle();
-    assert!(stream.is_err() || bus.running.is_empty(), "it was served");
+    assert!(bus.running.is_empty());
+    assert!(!matches!(bus.end(ana, early), Some(End::Reply(_))));
+    assert_eq!(bus.connect(1000), None);
+}
+
+#[test]
+fn no_deadline_is_longer_than_the_longest() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let none = bus.start(ana, "t.slow", 0, Some(u64::MAX));
+    let nearly = bus.start(ana, "t.slow", 0, Some(u64::MAX - 1));
+    bus.settle();
+    bus.advance(Duration::from_secs(3599));
+    assert_eq!((bus.end(ana, none), bus.end(ana, nearly)), (None, None));
+    bus.advance(Duration::from_secs(1));
+    for stream in [none, nearly] {
+        assert_eq!(bus.end(ana, stream), Some(&fail(ErrorCode::DeadlineExceeded, Delivery::Delivered)));
+    }
 }
 
 /// One step of a random schedule.
