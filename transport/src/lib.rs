@@ -32,6 +32,7 @@
 //! ```
 
 mod address;
+mod allocator;
 #[cfg(unix)]
 mod attachment;
 mod choose;
@@ -60,6 +61,7 @@ mod users;
 pub use address::{
     Address, AddressError, AppName, MAX_APP_NAME, MAX_PIPE_NAME, MAX_SOCKET_PATH, PipeName, SocketPath,
 };
+pub use allocator::{bound_kept_memory, give_back_memory};
 #[cfg(unix)]
 pub use attachment::{AccessMode, Attachment, AttachmentKind, FdRefusal, PageSize, Seals};
 #[cfg(unix)]

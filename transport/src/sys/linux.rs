@@ -54,6 +54,38 @@ pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// Bounds of the allocator, in bytes but for the last.
+#[cfg(target_env = "gnu")]
+pub(crate) struct AllocatorBounds {
+    /// From here on memory is mapped for itself.
+    pub(crate) mapped_from: libc::c_int,
+    /// At the end of an arena, so much is kept.
+    pub(crate) kept: libc::c_int,
+    /// How many arenas threads share.
+    pub(crate) arenas: libc::c_int,
+}
+
+/// `mallopt`, three times.
+#[cfg(target_env = "gnu")]
+pub(crate) fn bound_allocator(bounds: AllocatorBounds) {
+    let AllocatorBounds { mapped_from, kept, arenas } = bounds;
+    for (parameter, value) in
+        [(libc::M_MMAP_THRESHOLD, mapped_from), (libc::M_TRIM_THRESHOLD, kept), (libc::M_ARENA_MAX, arenas)]
+    {
+        // JUSTIFICATION: no crate in use wraps it, and without it the allocator keeps what one burst of messages took.
+        // SAFETY: it takes numbers only; a value that it refuses leaves the setting as it is, which is no error here.
+        unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
+/// `malloc_trim`: gives whole pages of freed memory back.
+#[cfg(target_env = "gnu")]
+pub(crate) fn trim_allocator() {
+    // JUSTIFICATION: no crate in use wraps it, and without it a daemon keeps for ever what one burst of messages took.
+    // SAFETY: it takes no pointer, and takes the allocator's own locks; whether pages were released is of no interest.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// `SO_PASSRIGHTS` = 0, kernel 6.16: the kernel refuses descriptors that a peer tries to send to this socket.
 pub(crate) fn refuse_rights(socket: BorrowedFd<'_>) -> io::Result<()> {
     let off: libc::c_int = 0;

@@ -18,6 +18,8 @@ mod platform;
 #[path = "macos.rs"]
 mod platform;
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) use platform::{AllocatorBounds, bound_allocator, trim_allocator};
 #[cfg(unix)]
 pub(crate) use platform::{is_huge_page_file, peer_groups, peer_pidfd, peer_user, refuse_rights, seals};
 #[cfg(all(unix, test))]
