@@ -162,6 +162,8 @@ pub struct Runtime {
     pub slow_consumer_timeout_ms: u64,
     /// How long a handshake may take, in milliseconds.
     pub handshake_timeout_ms: u64,
+    /// How long a frame may take from its first byte to its last, in milliseconds.
+    pub frame_timeout_ms: u64,
     /// How long calls may go on after the daemon was told to stop, in milliseconds.
     pub drain_timeout_ms: u64,
 }
@@ -176,6 +178,7 @@ impl Default for Runtime {
             max_deadline_ms: 3_600_000,
             slow_consumer_timeout_ms: limits::SLOW_CONSUMER_TIMEOUT_MS,
             handshake_timeout_ms: limits::HANDSHAKE_TIMEOUT_MS,
+            frame_timeout_ms: limits::FRAME_TIMEOUT_MS,
             drain_timeout_ms: 10_000,
         }
     }
@@ -215,6 +218,7 @@ impl Config {
                 "open_calls" => self.quotas.calls_per_connection as u64,
                 "default_deadline_ms" => self.runtime.default_deadline_ms,
                 "handshake_timeout_ms" => self.runtime.handshake_timeout_ms,
+                "frame_timeout_ms" => self.runtime.frame_timeout_ms,
                 "slow_consumer_timeout_ms" => self.runtime.slow_consumer_timeout_ms,
                 _ => limit.value,
             };

@@ -12,7 +12,7 @@ use invoked_proto::Text;
 use invoked_proto::body::{Assembly, Message, inline_len};
 use invoked_proto::connection::More;
 use invoked_proto::metadata::{Call, Failure, HeaderField};
-use invoked_proto::registry::{Delivery, ErrorCode};
+use invoked_proto::registry::{Delivery, ErrorCode, limits};
 
 use super::output::{Observed, Output, Place, Run};
 use super::quota::{Charge, Resource};
@@ -254,6 +254,7 @@ impl Broker {
                 not_delivered(ErrorCode::ResourceExhausted, "too many bytes of this uid's messages are held")
             })?),
         };
+        self.note_held(0);
         self.stats.bytes_in += total;
         let assembly = Assembly::begin(call.parts, payload)
             .map_err(|error| not_delivered(error.wire_code(), &error.to_string()))?;
@@ -423,8 +424,15 @@ impl Broker {
             Ending::Reply(response) => response.message.len() as u64,
             Ending::Fail(failed) => failed.message.len() as u64,
         };
+        self.note_held(len);
         let Some(state) = self.peers.get_mut(&peer) else { return ending };
         if len == 0 || state.unread.grow(len) {
+            return ending;
+        }
+        // Others of its uid may have used up all; a peer that is not behind itself gets its small replies all the same.
+        let unread = state.unread.amount().saturating_add(len);
+        if len <= limits::FRAGMENT as u64 && unread <= limits::UNSENT_BYTES_PAUSE as u64 {
+            state.unread.settle(unread);
             return ending;
         }
         let text = "too many bytes of replies wait for this uid to read them";

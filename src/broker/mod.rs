@@ -73,6 +73,8 @@ pub(crate) struct Broker {
     calls: Slots<CallState>,
     deadlines: BTreeSet<(Instant, CallId)>,
     ledger: Ledger,
+    /// The most bytes that were held since memory was last asked back.
+    most_held: u64,
     outputs: VecDeque<Output>,
     stats: Stats,
     denial_log: LogLimit,
@@ -88,6 +90,9 @@ enum Standing {
     /// It was welcomed.
     Welcomed,
 }
+
+/// Once so many bytes were held, their memory is asked back when they are gone: allocators keep it otherwise.
+const MANY_HELD: u64 = 16 << 20;
 
 /// A connected peer.
 #[derive(Debug)]
@@ -117,6 +122,7 @@ impl Broker {
             calls: Slots::new(),
             deadlines: BTreeSet::new(),
             ledger: Ledger::new(settings.bounds),
+            most_held: 0,
             settings,
             outputs: VecDeque::new(),
             stats: Stats::default(),
@@ -137,7 +143,7 @@ impl Broker {
             self.stats.connections_refused += 1;
             return None;
         };
-        let unread = account.charge(Resource::ReplyBytes, 0)?;
+        let unread = account.charge_nothing(Resource::ReplyBytes);
         let id = PeerId(self.next_peer);
         self.next_peer += 1;
         self.stats.connections += 1;
@@ -281,6 +287,25 @@ impl Broker {
     /// Grants of a connected peer.
     pub(crate) fn grants(&self, id: PeerId) -> Option<&Arc<PeerGrants>> {
         self.peers.get(&id).map(|state| &state.grants)
+    }
+
+    /// Whether many bytes were held a while ago and few are now, so that their memory should be given back. Tells it once.
+    pub(crate) fn poll_relief(&mut self) -> bool {
+        let is_over = self.most_held >= MANY_HELD && self.held() <= self.most_held / 8;
+        if is_over {
+            self.most_held = 0;
+        }
+        is_over
+    }
+
+    /// Bytes of messages that are held, in and out.
+    fn held(&self) -> u64 {
+        self.ledger.total(Resource::MessageBytes).saturating_add(self.ledger.total(Resource::ReplyBytes))
+    }
+
+    /// Notes that `more` bytes are held besides those that are charged.
+    fn note_held(&mut self, more: u64) {
+        self.most_held = self.most_held.max(self.held().saturating_add(more));
     }
 
     /// Counters and gauges.

@@ -135,6 +135,11 @@ impl Account {
         Some(Charge { account: Rc::clone(self), resource, amount })
     }
 
+    /// A charge of nothing, to be settled to what is there: it is made also where the bound is passed.
+    pub(crate) fn charge_nothing(self: &Rc<Self>, resource: Resource) -> Charge {
+        Charge { account: Rc::clone(self), resource, amount: 0 }
+    }
+
     /// Whether [`charge`](Self::charge) would succeed.
     #[must_use]
     pub(crate) fn has_room(&self, resource: Resource, amount: u64) -> bool {
@@ -168,6 +173,11 @@ impl Account {
 }
 
 impl Charge {
+    /// What is charged.
+    pub(crate) fn amount(&self) -> u64 {
+        self.amount
+    }
+
     /// Charges `amount` more, or nothing if that would pass a bound.
     #[must_use]
     pub(crate) fn grow(&mut self, amount: u64) -> bool {
@@ -242,9 +252,11 @@ mod tests {
     fn settling_follows_what_is_there() {
         let mut ledger = Ledger::new(bounds(10, 10));
         let ana = ledger.account(1);
-        let mut charge = ana.charge(Resource::Calls, 0).unwrap();
+        let mut charge = ana.charge_nothing(Resource::Calls);
         charge.settle(25);
-        assert_eq!(ana.used(Resource::Calls), 25);
+        assert_eq!((ana.used(Resource::Calls), charge.amount()), (25, 25));
+        drop(ana.charge_nothing(Resource::Calls));
+        assert_eq!(ana.used(Resource::Calls), 25, "also past the bound");
         charge.settle(3);
         assert_eq!(ledger.total(Resource::Calls), 3);
         drop(charge);

@@ -47,6 +47,7 @@ impl Admission {
             max_message: config.quotas.max_message,
             open_calls: config.quotas.calls_per_connection,
             handshake_timeout_ms: config.runtime.handshake_timeout_ms,
+            frame_timeout_ms: config.runtime.frame_timeout_ms,
             ..Settings::default()
         };
         Admission {
@@ -85,7 +86,8 @@ impl Admission {
         }
         let Some(id) = self.hub.admit(facts.clone()) else {
             if let Some(suppressed) = self.log.borrow_mut().due(Instant::now(), facts.uid, "connections") {
-                tracing::warn!(%facts, suppressed, "too many connections; one is turned away");
+                let code = ErrorCode::ResourceExhausted.name();
+                tracing::warn!(%facts, code, suppressed, "too many connections; one is turned away");
             }
             turn_away(&stream);
             return Ok(None);

@@ -167,6 +167,10 @@ impl Daemon {
             let hub = Rc::clone(&hub);
             async move { hub.watch_deadlines().await }
         });
+        let relieving = tokio::task::spawn_local({
+            let hub = Rc::clone(&hub);
+            async move { hub.watch_memory().await }
+        });
         let mut stopping = handle.stopping();
         tokio::pin!(until);
         loop {
@@ -183,6 +187,7 @@ impl Daemon {
         drain(&hub, &mut asks, grace).await;
         completing.abort();
         timing.abort();
+        relieving.abort();
         Ok(())
     }
 }

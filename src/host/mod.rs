@@ -69,6 +69,7 @@ impl Builder {
             }
         };
         start_logs(flags.log.as_deref());
+        invoked_transport::bound_kept_memory();
         let exit = Host { flags, builder: self }.run().unwrap_or_else(|error| {
             Report::of(&error).print();
             match error {

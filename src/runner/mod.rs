@@ -3,6 +3,7 @@
 //! A handler that panics answers `internal`. One that is dropped without an answer does too. Neither can take the loop
 //! with it; a build with `panic = "abort"` could not promise that, so it is refused.
 
+mod backlog;
 mod future;
 mod pool;
 
@@ -22,6 +23,7 @@ use crate::ipc::{
     CallError, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver, Outcome,
     OutcomeFuture, ReplySink, StateManager,
 };
+use backlog::{Backlog, BacklogPlace};
 use future::Guarded;
 use pool::{Job, Pool};
 
@@ -36,7 +38,15 @@ const INLINE_PATIENCE: Duration = Duration::from_millis(5);
 const RUNNING_MAX: usize = 16 * 1024;
 
 /// The end of a handler.
-pub(crate) type Completion = (CallId, Outcome);
+#[derive(Debug)]
+pub(crate) struct Completion {
+    /// Its call.
+    pub(crate) call: CallId,
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+    /// Dropped once the broker has decided on the outcome.
+    pub(crate) place: Option<BacklogPlace>,
+}
 
 /// How many threads run handlers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +64,7 @@ pub(crate) struct Runner {
     pool: Pool,
     workers: tokio::runtime::Handle,
     completions: mpsc::Sender<Completion>,
+    backlog: Arc<Backlog>,
     /// Calls that run elsewhere, and how to tell them that nobody waits.
     running: RefCell<HashMap<CallId, CancellationToken>>,
 }
@@ -67,7 +78,15 @@ impl Runner {
     ) -> (Self, mpsc::Receiver<Completion>) {
         let (completions, ended) = mpsc::channel(RUNNING_MAX);
         let pool = Pool::new(settings.pool_threads, settings.pool_queue);
-        (Runner { state, pool, workers, completions, running: RefCell::default() }, ended)
+        let runner = Runner {
+            state,
+            pool,
+            workers,
+            completions,
+            backlog: Arc::default(),
+            running: RefCell::default(),
+        };
+        (runner, ended)
     }
 
     /// Runs a call; the outcome, if it is there at once.
@@ -82,8 +101,14 @@ impl Runner {
         let Ok(permit) = self.completions.clone().try_reserve_owned() else {
             return Some(busy("too many handlers are running"));
         };
+        // Only a thread of the pool may wait.
+        let backlog = match command.execution() {
+            Execution::Inline(_) | Execution::Blocking(_) => Some(Arc::clone(&self.backlog)),
+            _ => None,
+        };
         let sink = ReplySink::new(move |outcome| {
-            permit.send((call, outcome));
+            let place = backlog.and_then(|backlog| backlog.enter(&outcome));
+            permit.send(Completion { call, outcome, place });
         });
         self.running.borrow_mut().insert(call, token.clone());
         let refused = match (place, command.execution()) {
@@ -166,6 +191,12 @@ impl Runner {
         if ready.is_pending() {
             drop(self.workers.spawn(guarded));
         }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.backlog.close();
     }
 }
 

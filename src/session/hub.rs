@@ -28,6 +28,9 @@ const READ_BUFFER: usize = 256 * 1024;
 /// A read is offered at least this much room, so that a large message costs few reads.
 const READ_MIN: usize = 64 * 1024;
 
+/// From the end of a burst of large messages until its memory is given back.
+const RELIEF_PAUSE: Duration = Duration::from_millis(500);
+
 /// Shared by the tasks of one loop; never borrowed across an await.
 #[derive(Debug)]
 pub(crate) struct Hub {
@@ -40,6 +43,8 @@ pub(crate) struct Hub {
     /// When the deadline task will look next.
     armed: Cell<Option<Instant>>,
     rearm: Notify,
+    /// Memory is to be given back.
+    relief: Notify,
 }
 
 impl Hub {
@@ -54,6 +59,7 @@ impl Hub {
             slow_consumer,
             armed: Cell::new(None),
             rearm: Notify::new(),
+            relief: Notify::new(),
         }
     }
 
@@ -106,11 +112,13 @@ impl Hub {
     /// Handlers that run elsewhere ended.
     pub(crate) fn complete(&self, completions: impl IntoIterator<Item = Completion>) {
         let now = Instant::now();
-        for (call, outcome) in completions {
+        for Completion { call, outcome, place } in completions {
             self.runner.ended(call);
             self.broker.borrow_mut().handle_completion(now, call, outcome);
+            drop(place);
         }
         self.pump(now);
+        self.poll_relief();
     }
 
     /// Ends calls at their deadlines, for ever.
@@ -132,6 +140,17 @@ impl Hub {
                     }
                 }
             }
+        }
+    }
+
+    /// Gives memory back after bursts of large messages, for ever.
+    pub(crate) async fn watch_memory(&self) {
+        loop {
+            self.relief.notified().await;
+            // What ends together is given back together.
+            tokio::time::sleep(RELIEF_PAUSE).await;
+            // It fails only when the runtime ends, and this task with it.
+            drop(tokio::task::spawn_blocking(invoked_transport::give_back_memory).await);
         }
     }
 
@@ -218,12 +237,14 @@ impl Hub {
 
     pub(super) fn note_unread(&self, peer: PeerId, bytes: usize) {
         self.broker.borrow_mut().note_unread(peer, bytes);
+        self.poll_relief();
     }
 
     pub(crate) fn forget(&self, peer: PeerId, now: Instant) {
         self.links.borrow_mut().remove(&peer);
         self.broker.borrow_mut().handle_loss(now, peer);
         self.pump(now);
+        self.poll_relief();
     }
 
     pub(super) fn with_read_buffer<R>(
@@ -244,6 +265,12 @@ impl Hub {
 
     pub(super) fn keep_transmit(&self, transmit: Transmit<Attachment>) {
         *self.transmit.borrow_mut() = Some(transmit);
+    }
+
+    fn poll_relief(&self) {
+        if self.broker.borrow_mut().poll_relief() {
+            self.relief.notify_one();
+        }
     }
 
     fn with_connection(&self, peer: PeerId, act: impl FnOnce(&mut Connection<Attachment>)) {

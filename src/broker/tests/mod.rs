@@ -261,6 +261,41 @@ fn a_reply_beyond_what_may_wait_unread_is_an_error_instead() {
 }
 
 #[test]
+fn a_peer_that_is_not_behind_gets_small_replies_whatever_others_of_its_uid_left_unread() {
+    let bounds = Bounds { reply_bytes: Bound { per_uid: 100_000, total: u64::MAX }, ..Bounds::default() };
+    let mut bus = Bus::with_bounds(bounds);
+    let (behind, calm) = (bus.connect(1000).unwrap(), bus.connect(1000).unwrap());
+    let streams = [behind, calm].map(|peer| bus.start(peer, "t.slow", 0, None));
+    bus.settle();
+    let id = bus.peers[behind].id;
+    bus.broker.note_unread(id, 300_000);
+    assert!(bus.begin(1000, &Default::default()).is_some(), "a connection costs no bytes of replies");
+    while let Some(run) = bus.running.pop_front() {
+        bus.broker.handle_completion(bus.now, run.call, Ok(Response::new(vec![0; 1000])));
+    }
+    bus.settle();
+    let refused = fail(ErrorCode::ResourceExhausted, Delivery::Completed);
+    assert_eq!(bus.end(behind, streams[0]), Some(&refused));
+    assert!(matches!(bus.end(calm, streams[1]), Some(End::Reply(_))));
+    assert_idle(&bus);
+}
+
+#[test]
+fn relief_is_due_once_after_much_was_held() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    bus.call(ana, "t.slow", 1000);
+    bus.complete_oldest(done());
+    assert!(!bus.broker.poll_relief(), "little was held");
+    bus.call(ana, "t.slow", 20_000_000);
+    assert!(!bus.broker.poll_relief(), "it is still held");
+    bus.complete_oldest(done());
+    assert!(bus.broker.poll_relief());
+    assert!(!bus.broker.poll_relief(), "told once");
+    assert_idle(&bus);
+}
+
+#[test]
 fn opening_and_cancelling_gains_no_more_handlers_than_the_quota() {
     let bounds = Bounds { calls: Bound { per_uid: 50, total: u64::MAX }, ..Bounds::default() };
     let mut bus = Bus::with_bounds(bounds);
@@ -298,14 +333,14 @@ fn a_drained_daemon_ends_open_calls_and_takes_no_new_ones() {
 
 #[test]
 fn replies_of_one_instant_are_charged_one_after_the_other() {
-    let bounds = Bounds { reply_bytes: Bound { per_uid: 100_000, total: 1 << 30 }, ..Bounds::default() };
+    let bounds = Bounds { reply_bytes: Bound { per_uid: 250_000, total: 1 << 30 }, ..Bounds::default() };
     let mut bus = Bus::with_bounds(bounds);
     let ana = bus.connect(1000).unwrap();
     let streams: Vec<u64> = (0..10).map(|_| bus.call(ana, "t.slow", 0)).collect();
     // No flush comes in between.
     for _ in 0..10 {
         let run = bus.running.pop_front().unwrap();
-        bus.broker.handle_completion(bus.now, run.call, Ok(Response::new(vec![0; 30_000])));
+        bus.broker.handle_completion(bus.now, run.call, Ok(Response::new(vec![0; 70_000])));
     }
     bus.settle();
     let replied =
