@@ -1,0 +1,198 @@
+//! Capability files that are missing, malformed or unsafe: at the start, and when they are read again.
+
+use std::time::Duration;
+
+use invoked_client::blocking::Client;
+use invoked_proto::header::Header;
+use invoked_proto::registry::{Codec, ErrorCode, FrameKind, flags};
+use invoked_proto::testing::{AnyRecord, frame};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::child::{STRANGER, can_be_others};
+use crate::harness::{Daemon, Start, eventually, set_mode, stats};
+use crate::peer::{RawPeer, json_frame, raw_call};
+
+const GOOD: &str = r#"identifier = "bench"
+description = "Measures."
+peers = ["self"]
+permissions = ["bench:allow-echo"]
+"#;
+
+/// What the operator reads, without the marks of a terminal.
+fn refused(start: Start) -> String {
+    match start.try_run() {
+        Ok(daemon) => panic!("it started: {}", daemon.log()),
+        Err((exit, _)) => {
+            assert_eq!(exit.code, Some(3), "{}", exit.stderr);
+            exit.stderr
+        }
+    }
+}
+
+#[test]
+fn a_malformed_file_keeps_the_daemon_from_starting_and_its_place_is_named() {
+    for (name, text, place, what) in [
+        ("a.toml", "identifier = \"a\"\npeers = [\n", "a.toml:2:10", "unclosed array"),
+        ("a.toml", "identifier = \"a\"\npeers == 1\n", "a.toml:2:8", ""),
+        ("a.json", "{ \"identifier\": \"a\",\n  \"peers\": nope }", "a.json:2:12", ""),
+        ("a.toml", &GOOD.replace("peers", "pears"), "a.toml:3:1", "pears"),
+        ("a.toml", &GOOD.replace("allow-echo", "allow-ecko"), "a.toml:4:16", "allow-echo"),
+        ("a.toml", &GOOD.replace("bench:", "bank:"), "a.toml:4:16", "bank"),
+        ("a.toml", &GOOD.replace("\"self\"", "\"uid:many\""), "a.toml:3:10", "uid:many"),
+    ] {
+        let stderr = refused(Start::dev().capability(name, text));
+        assert!(stderr.contains(place), "{place} is not in:\n{stderr}");
+        assert!(stderr.contains(what), "{what} is not in:\n{stderr}");
+        assert!(stderr.contains("nothing was started"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_named_directory_that_is_missing_keeps_the_daemon_from_starting() {
+    let start = Start::plain();
+    std::fs::remove_dir(start.place().path("capabilities")).unwrap();
+    let path = start.place().path("capabilities").display().to_string();
+    let stderr = refused(start);
+    assert!(stderr.contains(&path) && stderr.contains("No such file"), "{stderr}");
+}
+
+#[test]
+fn files_that_others_may_write_keep_the_daemon_from_starting() {
+    for (name, mode) in
+        [("capabilities/a.toml", 0o664), ("capabilities/a.toml", 0o646), ("capabilities", 0o775)]
+    {
+        let start = Start::dev().capability("a.toml", GOOD);
+        let path = start.place().path(name);
+        set_mode(&path, mode);
+        let stderr = refused(start);
+        let path = path.display().to_string();
+        assert!(stderr.contains(&path) && stderr.contains("may write it"), "{name} {mode:o}: {stderr}");
+    }
+    if can_be_others("that files of another owner are refused") {
+        for name in ["capabilities/a.toml", "capabilities"] {
+            let start = Start::dev().capability("a.toml", GOOD);
+            let path = start.place().path(name);
+            std::os::unix::fs::chown(&path, Some(STRANGER), None).unwrap();
+            let stderr = refused(start);
+            let owner = STRANGER.to_string();
+            assert!(
+                stderr.contains(&path.display().to_string()) && stderr.contains(&owner),
+                "{name}: {stderr}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_malformed_configuration_keeps_the_daemon_from_starting_and_its_place_is_named() {
+    for (text, place) in [
+        ("[quotas]\nconnections = \"many\"\n", "invoked.toml:2:15"),
+        ("[quotas]\nconections = 1\n", "invoked.toml:2:1"),
+        ("[quotas\n", "invoked.toml:1:8"),
+    ] {
+        let stderr = refused(Start::plain().config(text));
+        assert!(stderr.contains(place), "{place} is not in:\n{stderr}");
+    }
+}
+
+fn reload(client: &Client) -> Result<Value, invoked_client::Error> {
+    // More than one a second is refused.
+    std::thread::sleep(Duration::from_millis(1050));
+    client.invoke("core.reload", &Value::Null)
+}
+
+fn can_echo(client: &Client) -> bool {
+    match client.call("bench.echo").raw("x").send() {
+        Ok(_) => true,
+        Err(error) => {
+            assert!(error.is_permission_denied(), "{error}");
+            false
+        }
+    }
+}
+
+/// A daemon whose capability file `a.toml` alone decides on `bench.echo`.
+fn with_file() -> Daemon {
+    // Under --dev the daemon's uid has all of bench; so a denial is what the file can change.
+    Start::dev().capability("a.toml", DENIES).run()
+}
+
+const DENIES: &str = r#"identifier = "no-echo"
+description = "No echo."
+peers = ["self"]
+permissions = ["bench:deny-echo"]
+"#;
+
+#[test]
+fn a_reload_with_a_bad_file_changes_nothing_and_the_caller_is_told() {
+    let daemon = with_file();
+    let client = daemon.client();
+    assert!(!can_echo(&client));
+    daemon.place().write("capabilities/a.toml", DENIES.replace("peers", "pears"));
+    let error = reload(&client).unwrap_err();
+    assert!(error.is_application(), "{error}");
+    let told: Value = error.json().unwrap();
+    let errors = told["errors"].as_array().unwrap();
+    assert!(errors.iter().any(|error| error.as_str().unwrap().contains("a.toml:3:1")), "{told}");
+    assert!(!can_echo(&client), "the old set is gone");
+
+    let unsafe_file = daemon.place().write("capabilities/a.toml", "");
+    set_mode(&unsafe_file, 0o666);
+    let error = reload(&client).unwrap_err();
+    assert!(error.is_application() && error.to_string().contains("may write it"), "{error}");
+    assert!(!can_echo(&client), "the old set is gone");
+
+    std::fs::remove_file(unsafe_file).unwrap();
+    let reloaded = reload(&client).unwrap();
+    assert!(reloaded["revision"].as_u64().unwrap() > 1, "{reloaded}");
+    assert!(can_echo(&client), "the new set is not in force");
+}
+
+#[test]
+fn a_hangup_reads_the_files_again_all_or_nothing() {
+    let daemon = with_file();
+    let client = daemon.client();
+    daemon.place().write("capabilities/b.toml", "identifier = 7\n");
+    std::fs::remove_file(daemon.place().path("capabilities/a.toml")).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.await_line(0, &["b.toml:1:14"]);
+    daemon.await_line(0, &["the old one stays in force"]);
+    assert!(!can_echo(&client));
+    std::fs::remove_file(daemon.place().path("capabilities/b.toml")).unwrap();
+    std::thread::sleep(Duration::from_millis(1050));
+    daemon.signal(Signal::HUP);
+    daemon.await_line(0, &["policy reloaded"]);
+    assert!(can_echo(&client));
+}
+
+#[test]
+fn a_second_hangup_within_a_second_is_not_forgotten() {
+    let daemon = with_file();
+    let client = daemon.client();
+    daemon.signal(Signal::HUP);
+    daemon.await_line(0, &["policy reloaded"]);
+    std::fs::remove_file(daemon.place().path("capabilities/a.toml")).unwrap();
+    daemon.signal(Signal::HUP);
+    eventually("the second hangup had no effect", || can_echo(&client));
+}
+
+#[test]
+fn a_reload_ends_a_running_call_whose_grant_is_gone() {
+    let daemon = Start::dev().run();
+    let client = daemon.client();
+    let mut peer = RawPeer::open(&daemon.place().socket());
+    // A call whose message is not whole yet: it is open, and authorized.
+    let header = Header { codec: Codec::Raw, flags: flags::MORE, ..Header::new(FrameKind::Call, 1) };
+    peer.send(&frame(header, &AnyRecord::from(raw_call("bench.echo", 100)).encode(), b"half"));
+    eventually("the call is not open", || stats(&client)["calls_in_flight"] == 2);
+    daemon.place().write("capabilities/a.toml", DENIES);
+    client.call("core.reload").send().unwrap();
+    assert_eq!(peer.failure(1).0, ErrorCode::Revoked);
+    // What it still sends of the message is dropped; the connection lives on.
+    let header = Header { flags: flags::CONT, ..Header::new(FrameKind::Data, 1) };
+    peer.send(&frame(header, &[], &[7; 96]));
+    peer.send(&json_frame(3, "core.ping", b"{}"));
+    let answer = peer.next_frame().unwrap();
+    assert_eq!((answer.header.stream, answer.header.known_kind()), (3, Some(FrameKind::Result)));
+}
