@@ -80,7 +80,8 @@ fn one_inline_call_is_three_system_calls_no_lock_and_no_other_thread() {
     assert!(counts["recvmsg"] >= CALLS && counts["sendmsg"] >= CALLS, "not all were seen: {counts:?}");
     // A lock that is never waited for makes no system call; one that hands work to another thread does.
     let locks = counts.get("futex").copied().unwrap_or(0);
-    assert!(locks < 20, "{locks} futex calls: {counts:?}");
+    // An idle thread that happens to end meanwhile wakes another once or twice.
+    assert!(locks < 5, "{locks} futex calls: {counts:?}");
     for (thread, now) in thread_switches(&daemon) {
         let before = switches.get(&thread).copied().unwrap_or(0);
         let is_loop = thread == daemon.pid();
