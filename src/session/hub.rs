@@ -299,7 +299,9 @@ fn refuse_reply(
 fn note(observed: &Observed) {
     match observed {
         Observed::Denied { peer, command, explanation, suppressed } => {
-            tracing::warn!(peer = %peer.id, uid = peer.uid, pid = peer.pid, command = command.as_str(), suppressed, "{explanation}");
+            // The fields on a line of their own: what stands before them is there to be pasted into a file.
+            let (peer, uid, pid) = (peer.id, peer.uid, peer.pid);
+            tracing::warn!(%peer, uid, pid, command = command.as_str(), suppressed, "{explanation}\n ");
         }
         Observed::Started { call, peer, command, bytes, received_in } => {
             tracing::debug!(?call, peer = %peer.id, command = command.as_str(), bytes, ?received_in, "call");

@@ -28,7 +28,9 @@ fn peer_process() -> Finding {
     const CHECK: &str = "peer pidfd";
     match Stream::pair().and_then(|(stream, _other)| stream.credentials()) {
         Ok(credentials) => match credentials.process {
-            PeerProcess::Held(_) => Finding::ok(CHECK, "SO_PEERPIDFD: peers can be matched by executable"),
+            PeerProcess::Held(_) => {
+                Finding::ok(CHECK, "SO_PEERPIDFD: the kernel gives a hold on a peer's process")
+            }
             PeerProcess::Ended | PeerProcess::Unsupported => Finding::warn(
                 CHECK,
                 "no SO_PEERPIDFD: capability files with exe or unit are refused",
