@@ -13,7 +13,9 @@ use super::embedded::quoted;
 use super::path::PathScope;
 use super::peer::PeerFacts;
 use super::resolve::CapabilityRules;
-use super::scope::{GrantScope, ScopeDefault, ScopeDenial, ScopeItem, ScopeKind, ScopeObject, ScopeVerdict};
+use super::scope::{
+    GrantScope, ScopeDefault, ScopeDenial, ScopeItem, ScopeKind, ScopeObjectMatch, ScopeVerdict,
+};
 use super::snapshot::{Denial, Grant, PeerGrants, PolicySnapshot, Verdict};
 
 /// Capabilities that one explanation names of each kind; the rest is a number.

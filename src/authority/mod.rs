@@ -12,6 +12,7 @@ mod capability;
 mod document;
 mod embedded;
 mod explain;
+mod glob;
 mod identifier;
 mod json;
 pub mod load;
@@ -39,8 +40,9 @@ pub use self::policy::{CompiledPolicy, Policy};
 pub use self::registry::Registry;
 pub use self::resolve::Instance;
 pub use self::scope::{
-    GrantScope, InputError, ScopeContext, ScopeDefault, ScopeDenial, ScopeError, ScopeItem, ScopeKind,
-    ScopeLists, ScopeObject, ScopeRole, ScopeVariable, ScopeVerdict,
+    CompiledScope, GlobScope, GrantScope, InputError, PrefixScope, ScopeContext, ScopeDefault, ScopeDenial,
+    ScopeError, ScopeItem, ScopeKind, ScopeLists, ScopeObject, ScopeObjectMatch, ScopeRole, ScopeVariable,
+    ScopeVerdict,
 };
 pub use self::snapshot::{Denial, DeniedBy, Grant, GrantId, PeerGrants, PolicySnapshot, Verdict};
 pub use self::source::{Location, PolicyError, Position, Source};

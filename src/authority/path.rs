@@ -12,7 +12,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::scope::{InputError, ScopeContext, ScopeError, ScopeObject, ScopeRole, ScopeVariable};
+use super::glob::{Token, glob, tokens};
+use super::scope::{
+    InputError, ScopeContext, ScopeError, ScopeObject, ScopeObjectMatch, ScopeRole, ScopeVariable,
+};
 use super::source::nearest;
 
 /// The longest pattern in bytes; the kernel's PATH_MAX.
@@ -33,14 +36,6 @@ enum Component {
     Literal(String),
     Glob(Vec<Token>),
     Deep,
-}
-
-#[derive(Clone, Debug)]
-enum Token {
-    Char(char),
-    Any,
-    Star,
-    Class { negated: bool, ranges: Vec<(char, char)> },
 }
 
 impl PathScope {
@@ -130,8 +125,6 @@ impl PathScope {
 }
 
 impl ScopeObject for PathScope {
-    type Input = Path;
-
     fn parse(value: &Value, role: ScopeRole, context: &ScopeContext) -> Result<Self, ScopeError> {
         let (text, dotfiles) = fields(value)?;
         let (prefix, pattern) = expand(text, context)?;
@@ -149,6 +142,10 @@ impl ScopeObject for PathScope {
         }
         Ok(PathScope { components, dotfiles: dotfiles || role == ScopeRole::Deny })
     }
+}
+
+impl ScopeObjectMatch for PathScope {
+    type Input = Path;
 
     fn admit(input: &Path) -> Result<(), InputError> {
         checked(input).map(|_| ())
@@ -238,109 +235,14 @@ fn component(text: &str) -> Result<Component, ScopeError> {
     if text.contains("**") {
         return Err(ScopeError::new("`**` stands alone between slashes"));
     }
-    let mut tokens = Vec::new();
-    let mut rest = text.chars();
-    let mut previous = ' ';
-    while let Some(c) = rest.next() {
-        tokens.push(match c {
-            '*' => Token::Star,
-            '?' => Token::Any,
-            '[' => class(&mut rest)?,
-            c => {
-                if previous == '$' && c.is_ascii_uppercase() {
-                    return Err(ScopeError::new(
-                        "a variable stands at the start of a pattern; `[$]` is a literal `$`",
-                    ));
-                }
-                Token::Char(c)
-            }
-        });
-        previous = c;
+    let tokens = tokens(text)?;
+    let variable =
+        |pair: &[Token]| matches!(pair, [Token::Char('$'), Token::Char(c)] if c.is_ascii_uppercase());
+    if tokens.windows(2).any(variable) {
+        return Err(ScopeError::new("a variable stands at the start of a pattern; `[$]` is a literal `$`"));
     }
     let literal: Option<String> = tokens.iter().map(Token::literal).collect();
     Ok(literal.map_or(Component::Glob(tokens), Component::Literal))
-}
-
-fn class(rest: &mut std::str::Chars<'_>) -> Result<Token, ScopeError> {
-    let open = || ScopeError::new("`[` without `]`; `[[]` is a literal `[`");
-    let negated = rest.as_str().starts_with('!');
-    if negated {
-        rest.next();
-    }
-    let mut ranges: Vec<(char, char)> = Vec::new();
-    loop {
-        let low = rest.next().ok_or_else(open)?;
-        if low == ']' && !ranges.is_empty() {
-            return Ok(Token::Class { negated, ranges });
-        }
-        let mut ahead = rest.clone();
-        match (ahead.next(), ahead.next()) {
-            (Some('-'), Some(high)) if high != ']' => {
-                if high < low {
-                    return Err(ScopeError::new(format!("the range {low}-{high} is empty")));
-                }
-                ranges.push((low, high));
-                *rest = ahead;
-            }
-            _ => ranges.push((low, low)),
-        }
-    }
-}
-
-impl Token {
-    /// The one character it matches, if there is only one. A class of one is how a pattern writes `*` itself; it
-    /// does not write a leading dot.
-    fn literal(&self) -> Option<char> {
-        match self {
-            Token::Char(c) => Some(*c),
-            Token::Class { negated: false, ranges } => match ranges[..] {
-                [(low, high)] if low == high && low != '.' => Some(low),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    fn matches(&self, c: char) -> bool {
-        match self {
-            Token::Char(own) => *own == c,
-            Token::Any => true,
-            Token::Star => false,
-            Token::Class { negated, ranges } => {
-                ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated
-            }
-        }
-    }
-}
-
-/// One component, with one step back to the last `*`.
-fn glob(tokens: &[Token], text: &str) -> bool {
-    let (mut at, mut rest) = (0, text.chars());
-    let mut retry: Option<(usize, std::str::Chars<'_>)> = None;
-    loop {
-        let before = rest.clone();
-        match (tokens.get(at), rest.next()) {
-            (Some(Token::Star), _) => {
-                at += 1;
-                retry = Some((at, before.clone()));
-                rest = before;
-                continue;
-            }
-            (None, None) => return true,
-            (Some(token), Some(c)) if token.matches(c) => {
-                at += 1;
-                continue;
-            }
-            _ => {}
-        }
-        let Some((after, mut from)) = retry.take() else { return false };
-        if from.next().is_none() {
-            return false;
-        }
-        at = after;
-        rest = from.clone();
-        retry = Some((after, from));
-    }
 }
 
 #[cfg(test)]
@@ -351,7 +253,7 @@ mod tests {
     use proptest::{prop_assert_eq, proptest};
     use serde_json::{Value, json};
 
-    use super::{InputError, PathScope, ScopeContext, ScopeObject, ScopeRole};
+    use super::{InputError, PathScope, ScopeContext, ScopeObject, ScopeObjectMatch, ScopeRole};
     use crate::authority::ScopeVariable;
 
     fn context(home: &str) -> ScopeContext {

@@ -8,13 +8,11 @@ use std::sync::Arc;
 use invoked_proto::name::CommandName;
 use serde_json::Value;
 
+use super::Platform;
 use super::identifier::Identifier;
 use super::permission::{Permission, PermissionSet, PluginManifest};
-use super::scope::{
-    ScopeContext, ScopeDefault, ScopeError, ScopeItem, ScopeKind, ScopeLists, ScopeObject, ScopeRole,
-};
+use super::scope::{ScopeContext, ScopeDefault, ScopeError, ScopeItem, ScopeKind, ScopeLists, ScopeRole};
 use super::source::{Findings, PolicyError, nearest};
-use super::{PathScope, Platform};
 
 /// The identifier whose holders operate the daemon.
 pub(crate) const OPERATE: &str = "core:operate";
@@ -135,8 +133,8 @@ impl Registry {
         self.plugins.get(plugin.unwrap_or("")).map(|p| Arc::clone(&p.default)).unwrap_or_default()
     }
 
-    pub(crate) fn scope_kind(&self, plugin: Option<&str>) -> ScopeKind {
-        self.plugins.get(plugin.unwrap_or("")).map(|p| p.kind).unwrap_or_default()
+    pub(crate) fn scope_kind(&self, plugin: Option<&str>) -> &ScopeKind {
+        self.plugins.get(plugin.unwrap_or("")).map_or(&ScopeKind::Opaque, |plugin| &plugin.kind)
     }
 
     /// The narrowest permission that allows `command`: nothing else, with no scope of its own.
@@ -157,7 +155,7 @@ impl Registry {
         role: ScopeRole,
         context: &ScopeContext,
     ) -> Result<(), ScopeError> {
-        check_scope(self.scope_kind(plugin), value, role, context)
+        self.scope_kind(plugin).check(value, role, context)
     }
 
     fn register(
@@ -167,7 +165,8 @@ impl Registry {
         sets: &mut Sets,
         findings: &mut Findings,
     ) {
-        let scopes = PluginScopes { kind: manifest.scope, default: Arc::new(manifest.default_scope.clone()) };
+        let scopes =
+            PluginScopes { kind: manifest.scope.clone(), default: Arc::new(manifest.default_scope.clone()) };
         if self.plugins.insert(manifest.plugin().unwrap_or("").to_owned(), scopes).is_some() {
             findings.error(PolicyError::unplaced(manifest.label(), "registered twice"));
             return;
@@ -309,19 +308,6 @@ impl Resolved {
     }
 }
 
-fn check_scope(
-    kind: ScopeKind,
-    value: &Value,
-    role: ScopeRole,
-    context: &ScopeContext,
-) -> Result<(), ScopeError> {
-    match kind {
-        ScopeKind::Opaque => Ok(()),
-        ScopeKind::Path => PathScope::parse(value, role, context).map(|_| ()),
-        ScopeKind::Checked(check) => check(value).map_err(ScopeError::new),
-    }
-}
-
 fn check_shipped_scopes(
     manifest: &PluginManifest,
     identifier: &Identifier,
@@ -333,7 +319,7 @@ fn check_shipped_scopes(
     let allow = permission.scope_allow.iter().flatten().map(|value| (value, ScopeRole::Allow));
     let deny = permission.scope_deny.iter().map(|value| (value, ScopeRole::Deny));
     for (value, role) in allow.chain(deny) {
-        if let Err(error) = check_scope(manifest.scope, value, role, &context) {
+        if let Err(error) = manifest.scope.check(value, role, &context) {
             let message = format!("permission \"{identifier}\": scope value {value}: {error}");
             findings.error(PolicyError::unplaced(manifest.label(), message));
         }

@@ -3,14 +3,25 @@
 //! Owns the rules; what one scope value means is a [`ScopeObject`]'s business. Reads no files and no arguments: the
 //! command's own code hands over what it is about to touch.
 
-use std::any::Any;
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::any::TypeId;
+use std::fmt;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::path::PathScope;
 use super::source::Location;
+
+mod compiled;
+mod context;
+mod text;
+
+pub use self::compiled::CompiledScope;
+pub(crate) use self::compiled::{PluginScope, TypedScopes, judge};
+pub(crate) use self::context::is_plain;
+pub use self::context::{ScopeContext, ScopeVariable};
+pub use self::text::{GlobScope, PrefixScope};
 
 /// One value of a scope, and where it is written.
 #[derive(Clone, Debug)]
@@ -69,15 +80,55 @@ pub enum ScopeDefault {
 }
 
 /// The kind of a plugin's scope values, by which they are checked when a policy loads.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub enum ScopeKind {
     /// Not checked at load; the command's own scope type judges them.
     #[default]
     Opaque,
-    /// [`PathScope`](super::PathScope) values.
+    /// [`PathScope`] values.
     Path,
+    /// [`GlobScope`] values.
+    Glob,
+    /// [`PrefixScope`] values.
+    Prefix,
     /// Values that this function accepts; its error is shown at the value's place.
-    Checked(fn(&Value) -> Result<(), String>),
+    Checked(fn(&Value, ScopeRole, &ScopeContext) -> Result<(), ScopeError>),
+}
+
+impl ScopeKind {
+    /// Values that `S` reads.
+    #[must_use]
+    pub fn of<S: ScopeObject>() -> Self {
+        let known = [
+            (TypeId::of::<PathScope>(), ScopeKind::Path),
+            (TypeId::of::<GlobScope>(), ScopeKind::Glob),
+            (TypeId::of::<PrefixScope>(), ScopeKind::Prefix),
+        ];
+        let own = TypeId::of::<S>();
+        let read = |value: &Value, role, context: &ScopeContext| S::parse(value, role, context).map(|_| ());
+        let known = known.into_iter().find(|(id, _)| *id == own).map(|(_, kind)| kind);
+        known.unwrap_or(ScopeKind::Checked(read))
+    }
+
+    /// Whether a value has this form.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn check(
+        &self,
+        value: &Value,
+        role: ScopeRole,
+        context: &ScopeContext,
+    ) -> Result<(), ScopeError> {
+        match self {
+            ScopeKind::Opaque => Ok(()),
+            ScopeKind::Path => PathScope::parse(value, role, context).map(|_| ()),
+            ScopeKind::Glob => GlobScope::parse(value, role, context).map(|_| ()),
+            ScopeKind::Prefix => PrefixScope::parse(value, role, context).map(|_| ()),
+            ScopeKind::Checked(check) => check(value, role, context),
+        }
+    }
 }
 
 /// Whether a value allows or denies what it matches.
@@ -89,17 +140,31 @@ pub enum ScopeRole {
     Deny,
 }
 
-/// A type that gives scope values their meaning.
-pub trait ScopeObject: Sized + Send + Sync + 'static {
-    /// What a command is about to touch.
-    type Input: ?Sized;
-
-    /// Reads one value. Called once per grant and value, not per call.
+/// A type that scope values are read as.
+///
+/// Each type that serde can read is one: an application describes its values by a struct and looks through the lists
+/// itself. A type that is read otherwise, like [`PathScope`], implements this instead of `Deserialize`. What also
+/// judges arguments is a [`ScopeObjectMatch`].
+pub trait ScopeObject: Sized + Send + Sync + fmt::Debug + 'static {
+    /// Reads one value. Called once per grant and value, not per call; and when a policy loads, to check the values,
+    /// if the plugin's [`ScopeKind`] says so.
     ///
     /// # Errors
     /// [`ScopeError`] says what is wrong with the value. Then, in `allow`, it matches nothing, and in `deny`,
     /// everything.
     fn parse(value: &Value, role: ScopeRole, context: &ScopeContext) -> Result<Self, ScopeError>;
+}
+
+impl<T: DeserializeOwned + Send + Sync + fmt::Debug + 'static> ScopeObject for T {
+    fn parse(value: &Value, _: ScopeRole, _: &ScopeContext) -> Result<Self, ScopeError> {
+        T::deserialize(value).map_err(|error| ScopeError::new(error.to_string()))
+    }
+}
+
+/// A scope value that judges arguments itself.
+pub trait ScopeObjectMatch: ScopeObject {
+    /// What a command is about to touch.
+    type Input: ?Sized;
 
     /// Whether the input may be judged at all; an input that is refused here is denied under every scope.
     ///
@@ -150,103 +215,6 @@ impl ScopeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InputError(pub &'static str);
-
-/// A variable of path patterns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ScopeVariable {
-    /// `$PEER_HOME`: the calling uid's home.
-    PeerHome,
-    /// `$HOME`: the daemon's own home, kept for files written for Tauri.
-    Home,
-    /// `$TEMP`: the directory for temporary files.
-    Temp,
-    /// `$RUNTIME`: the directory for sockets and other run-time files.
-    Runtime,
-    /// `$DIR`, also `$CWD`: the directory that `--dev` shares.
-    Dir,
-}
-
-impl ScopeVariable {
-    /// Every spelling, without the dollar sign.
-    pub(crate) const NAMES: [&'static str; 6] = ["PEER_HOME", "HOME", "TEMP", "RUNTIME", "DIR", "CWD"];
-
-    /// The variable of this name, which is written without its dollar sign.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "PEER_HOME" => ScopeVariable::PeerHome,
-            "HOME" => ScopeVariable::Home,
-            "TEMP" => ScopeVariable::Temp,
-            "RUNTIME" => ScopeVariable::Runtime,
-            "DIR" | "CWD" => ScopeVariable::Dir,
-            _ => return None,
-        })
-    }
-
-    /// Its name with the dollar sign.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ScopeVariable::PeerHome => "$PEER_HOME",
-            ScopeVariable::Home => "$HOME",
-            ScopeVariable::Temp => "$TEMP",
-            ScopeVariable::Runtime => "$RUNTIME",
-            ScopeVariable::Dir => "$DIR",
-        }
-    }
-}
-
-/// The values that variables have for one peer, taken literally by every scope type.
-#[derive(Clone, Debug, Default)]
-pub struct ScopeContext {
-    shared: Arc<BTreeMap<ScopeVariable, String>>,
-    peer_home: Option<String>,
-}
-
-impl ScopeContext {
-    pub(crate) fn new(shared: Arc<BTreeMap<ScopeVariable, String>>, peer_home: Option<&Path>) -> Self {
-        let peer_home = peer_home.and_then(Path::to_str).filter(|home| is_plain(home)).map(str::to_owned);
-        ScopeContext { shared, peer_home }
-    }
-
-    /// A context in which the peer's home is known, to check values before there is a peer.
-    pub(crate) fn for_checking(shared: &Arc<BTreeMap<ScopeVariable, String>>) -> Self {
-        ScopeContext { shared: Arc::clone(shared), peer_home: Some("/home/peer".to_owned()) }
-    }
-
-    /// A context in which every variable is known, to check what a plugin ships.
-    pub(crate) fn for_shipped() -> Self {
-        let all = ScopeVariable::NAMES.iter().filter_map(|name| ScopeVariable::parse(name));
-        Self::for_checking(&Arc::new(all.map(|variable| (variable, "/variable".to_owned())).collect()))
-    }
-
-    /// The value of a variable, an absolute path.
-    ///
-    /// # Errors
-    /// The variable has no value here.
-    pub fn value(&self, variable: ScopeVariable) -> Result<&str, ScopeError> {
-        let value = match variable {
-            ScopeVariable::PeerHome => self.peer_home.as_ref(),
-            other => self.shared.get(&other),
-        };
-        value.map(String::as_str).ok_or_else(|| {
-            ScopeError::new(match variable {
-                ScopeVariable::PeerHome => "$PEER_HOME is not known for this peer".to_owned(),
-                ScopeVariable::Dir => "$DIR is known under --dev only".to_owned(),
-                other => format!("{} has no value in this daemon", other.as_str()),
-            })
-        })
-    }
-}
-
-/// Whether a variable's value may stand in a pattern: absolute, without `.`, `..` and NUL, and not the root, of which
-/// `$PEER_HOME/**` would be everything.
-pub(crate) fn is_plain(path: &str) -> bool {
-    path.starts_with('/')
-        && path.bytes().any(|b| b != b'/')
-        && !path.contains('\0')
-        && !path.split('/').any(|c| c == "." || c == "..")
-}
 
 /// The scope that one entry of one capability gives a command.
 #[derive(Debug)]
@@ -318,68 +286,3 @@ pub enum ScopeDenial {
     /// No grant's scope matches it.
     NoneMatches,
 }
-
-/// A command's scopes in the form that a [`ScopeObject`] gives them.
-pub(crate) struct CompiledScopes<S> {
-    deny: Vec<CompiledDeny<S>>,
-    allow: Vec<S>,
-    everything: bool,
-}
-
-struct CompiledDeny<S> {
-    scope: Arc<GrantScope>,
-    item: usize,
-    object: Result<S, ScopeError>,
-}
-
-impl<S: ScopeObject> CompiledScopes<S> {
-    /// `own` are the scopes of this command's grants; `global` those of scope-only permissions of its plugin, which
-    /// add to them: their `allow` allows, their `deny` denies, their absence means nothing.
-    pub(crate) fn new(
-        own: &[Arc<GrantScope>],
-        global: &[Arc<GrantScope>],
-        default: &ScopeDefault,
-        context: &ScopeContext,
-    ) -> Self {
-        let mut compiled = CompiledScopes { deny: Vec::new(), allow: Vec::new(), everything: false };
-        let parse = |value| S::parse(value, ScopeRole::Allow, context).ok();
-        for scope in own.iter().chain(global) {
-            for (item, written) in scope.lists.deny.iter().enumerate() {
-                let object = S::parse(written.value(), ScopeRole::Deny, context);
-                compiled.deny.push(CompiledDeny { scope: Arc::clone(scope), item, object });
-            }
-            compiled.allow.extend(scope.lists.allow.iter().flatten().filter_map(|item| parse(item.value())));
-        }
-        if own.iter().any(|scope| scope.lists.allow.is_none()) {
-            match default {
-                ScopeDefault::Everything => compiled.everything = true,
-                ScopeDefault::Nothing => {}
-                ScopeDefault::Items(items) => compiled.allow.extend(items.iter().filter_map(parse)),
-            }
-        }
-        compiled
-    }
-
-    pub(crate) fn check(&self, input: &S::Input) -> ScopeVerdict {
-        if let Err(error) = S::admit(input) {
-            return ScopeVerdict::Denied(ScopeDenial::Input(error));
-        }
-        let denies =
-            |deny: &&CompiledDeny<S>| deny.object.as_ref().map_or(true, |object| object.matches(input));
-        if let Some(deny) = self.deny.iter().find(denies) {
-            return ScopeVerdict::Denied(ScopeDenial::DeniedBy {
-                scope: Arc::clone(&deny.scope),
-                item: deny.item,
-                invalid: deny.object.as_ref().err().cloned(),
-            });
-        }
-        if self.everything || self.allow.iter().any(|object| object.matches(input)) {
-            ScopeVerdict::Allowed
-        } else {
-            ScopeVerdict::Denied(ScopeDenial::NoneMatches)
-        }
-    }
-}
-
-/// Compiled scopes of a type that the grant does not know.
-pub(crate) type AnyScopes = Box<dyn Any + Send + Sync>;

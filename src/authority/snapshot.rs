@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use invoked_proto::name::CommandName;
 
@@ -14,8 +14,8 @@ use super::peer::{PeerFacts, PeerState};
 use super::registry::Registry;
 use super::resolve::{CapabilityRules, RuleOrigin};
 use super::scope::{
-    AnyScopes, CompiledScopes, GrantScope, ScopeContext, ScopeDefault, ScopeDenial, ScopeObject,
-    ScopeVariable, ScopeVerdict,
+    CompiledScope, GrantScope, PluginScope, ScopeContext, ScopeDefault, ScopeDenial, ScopeObject,
+    ScopeObjectMatch, ScopeVariable, ScopeVerdict, TypedScopes, judge,
 };
 use super::source::Location;
 
@@ -235,8 +235,10 @@ impl GrantsBuilder {
     }
 
     fn finish(self, policy: &PolicySnapshot, context: &Arc<ScopeContext>) -> PeerGrants {
-        let globals: HashMap<String, Arc<[Arc<GrantScope>]>> =
-            self.globals.into_iter().map(|(plugin, scopes)| (plugin, scopes.into())).collect();
+        let shared = |scopes| Arc::new(PluginScope::new(scopes, Arc::clone(context)));
+        let globals: HashMap<String, Arc<PluginScope>> =
+            self.globals.into_iter().map(|(plugin, scopes)| (plugin, shared(scopes))).collect();
+        let none = shared(Vec::new());
         let mut rules = foldhash::HashMap::<CommandName, Rule>::with_capacity_and_hasher(
             self.allowed.len(),
             Default::default(),
@@ -246,10 +248,10 @@ impl GrantsBuilder {
                 id: policy.grant_id(),
                 scoped: policy.registry.is_scoped(command.as_str()),
                 scopes: scopes.into(),
-                globals: globals.get(command.plugin().unwrap_or("")).cloned().unwrap_or_default(),
+                plugin: Arc::clone(globals.get(command.plugin().unwrap_or("")).unwrap_or(&none)),
                 default: policy.registry.default_scope(command.plugin()),
                 context: Arc::clone(context),
-                compiled: OnceLock::new(),
+                typed: TypedScopes::default(),
                 command: command.clone(),
             };
             rules.insert(command, Rule::Allow(Arc::new(grant)));
@@ -272,7 +274,7 @@ impl GrantsBuilder {
 pub struct PeerGrants {
     rules: foldhash::HashMap<CommandName, Rule>,
     unlisted: Denial,
-    globals: HashMap<String, Arc<[Arc<GrantScope>]>>,
+    globals: HashMap<String, Arc<PluginScope>>,
     provide: HashSet<String>,
     operator: bool,
 }
@@ -366,7 +368,7 @@ impl PeerGrants {
     /// The scopes that scope-only permissions of `plugin` give this peer.
     #[must_use]
     pub fn global_scopes(&self, plugin: &str) -> &[Arc<GrantScope>] {
-        self.globals.get(plugin).map_or(&[], |scopes| scopes)
+        self.globals.get(plugin).map_or(&[], |plugin| plugin.scopes())
     }
 }
 
@@ -388,11 +390,10 @@ pub struct Grant {
     command: CommandName,
     scoped: bool,
     scopes: Arc<[Arc<GrantScope>]>,
-    globals: Arc<[Arc<GrantScope>]>,
+    plugin: Arc<PluginScope>,
     default: Arc<ScopeDefault>,
     context: Arc<ScopeContext>,
-    /// The scopes in the form of the first type that was asked for, which for one command is the only one.
-    compiled: OnceLock<AnyScopes>,
+    typed: TypedScopes,
 }
 
 impl Grant {
@@ -423,7 +424,7 @@ impl Grant {
     /// The scopes of scope-only permissions of the command's plugin.
     #[must_use]
     pub fn global_scopes(&self) -> &[Arc<GrantScope>] {
-        &self.globals
+        self.plugin.scopes()
     }
 
     /// The values of variables for this peer.
@@ -432,22 +433,45 @@ impl Grant {
         &self.context
     }
 
-    /// Whether the scopes allow `input`: no deny value of any grant matches it, and some single grant allows it. A
-    /// command that isn't scoped allows every input.
+    /// The scopes of this command's grants as `S`, or why they can't be told: a deny value that `S` can't read, which
+    /// denies everything. Of a command that isn't scoped, no value, and everything is allowed.
     ///
-    /// Values are read as `S` at the first call and kept; a second type is read at each call.
-    pub fn check<S: ScopeObject>(&self, input: &S::Input) -> ScopeVerdict {
+    /// Read at the first call and kept, for as long as the grant is.
+    ///
+    /// # Errors
+    /// [`ScopeDenial::DeniedBy`] with what is wrong with the value.
+    pub fn command_scope<S: ScopeObject>(&self) -> Result<&Arc<CompiledScope<S>>, ScopeDenial> {
+        self.compiled().readable()
+    }
+
+    /// The scopes that scope-only permissions give this peer for every command of the command's plugin, as `S`. They
+    /// are those of this peer and this plugin, whatever `S` is.
+    ///
+    /// # Errors
+    /// As [`command_scope`](Self::command_scope).
+    pub fn global_scope<S: ScopeObject>(&self) -> Result<&Arc<CompiledScope<S>>, ScopeDenial> {
+        self.plugin.compiled().readable()
+    }
+
+    /// Whether the scopes, those of the command and of its plugin, allow `input`: no deny value of any grant matches
+    /// it, and some single grant allows it. A command that isn't scoped allows every input.
+    ///
+    /// Values are read as `S` at the first call and kept.
+    pub fn check<S: ScopeObjectMatch>(&self, input: &S::Input) -> ScopeVerdict {
         if !self.scoped {
             return match S::admit(input) {
                 Ok(()) => ScopeVerdict::Allowed,
                 Err(error) => ScopeVerdict::Denied(ScopeDenial::Input(error)),
             };
         }
-        let read = || CompiledScopes::<S>::new(&self.scopes, &self.globals, &self.default, &self.context);
-        match self.compiled.get_or_init(|| Box::new(read())).downcast_ref::<CompiledScopes<S>>() {
-            Some(compiled) => compiled.check(input),
-            None => read().check(input),
-        }
+        judge::<S>(&[self.compiled(), self.plugin.compiled()], input)
+    }
+
+    fn compiled<S: ScopeObject>(&self) -> &Arc<CompiledScope<S>> {
+        self.typed.get(|| match self.scoped {
+            true => CompiledScope::of_command(&self.scopes, &self.default, &self.context),
+            false => CompiledScope::everything(),
+        })
     }
 }
 

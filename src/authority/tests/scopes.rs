@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{ana, bob, compiled, lines, plugin};
 use crate::authority::{
     CompiledPolicy, Format, Grant, InputError, Instance, PathScope, PeerFacts, Policy, ScopeContext,
-    ScopeDefault, ScopeDenial, ScopeError, ScopeKind, ScopeObject, ScopeRole, ScopeVariable, ScopeVerdict,
-    Source, Verdict,
+    ScopeDefault, ScopeDenial, ScopeError, ScopeKind, ScopeObject, ScopeObjectMatch, ScopeRole,
+    ScopeVariable, ScopeVerdict, Source, Verdict,
 };
 
 /// Whether the peer may call fs.read_file with `path`.
@@ -165,17 +165,20 @@ fn the_daemons_own_home_is_a_trap_in_the_systems_daemon() {
 }
 
 /// A scope type of an application: matches equal text, and denies what it can't read.
+#[derive(Debug)]
 struct Exactly(String);
 
 impl ScopeObject for Exactly {
-    type Input = str;
-
     fn parse(value: &Value, _: ScopeRole, _: &ScopeContext) -> Result<Self, ScopeError> {
         value
             .as_str()
             .map(|text| Exactly(text.to_owned()))
             .ok_or_else(|| ScopeError::new("a string is wanted"))
     }
+}
+
+impl ScopeObjectMatch for Exactly {
+    type Input = str;
 
     fn admit(input: &str) -> Result<(), InputError> {
         if input.is_empty() { Err(InputError("is empty")) } else { Ok(()) }
@@ -213,4 +216,120 @@ fn a_command_that_looks_at_no_scope_has_none() {
     let Verdict::Allow(grant) = grants.authorize("fs.flush") else { panic!("granted") };
     assert!(grant.check::<PathScope>(Path::new("/b")).is_allowed());
     assert!(!grant.is_scoped());
+}
+
+/// A scope type as it is written for Tauri: something that serde reads, looked through by hand.
+#[derive(Debug, PartialEq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    url: String,
+    #[serde(default)]
+    port: u16,
+}
+
+fn fetch(policy: &CompiledPolicy, facts: &PeerFacts) -> std::sync::Arc<Grant> {
+    let grants = policy.snapshot.peer(facts);
+    let Verdict::Allow(grant) = grants.authorize("fetch") else { panic!("fetch is granted") };
+    std::sync::Arc::clone(grant)
+}
+
+#[test]
+fn whatever_serde_reads_is_a_scope_type_whose_lists_are_looked_through() {
+    let policy = reading(
+        "{ identifier = 'allow-fetch', allow = [{ url = 'a', port = 1 }, { url = 'b' }, { ulr = 'c' }], deny = [{ url = 'd' }] }",
+    );
+    let grant = fetch(&policy, &ana());
+    let scope = grant.command_scope::<Entry>().unwrap();
+    let urls = |entries: &[std::sync::Arc<Entry>]| -> Vec<String> {
+        entries.iter().map(|entry| format!("{}:{}", entry.url, entry.port)).collect()
+    };
+    // What can't be read allows nothing.
+    assert_eq!(
+        (urls(scope.allows()), urls(scope.denies())),
+        (vec!["a:1".to_owned(), "b:0".to_owned()], vec!["d:0".to_owned()])
+    );
+    assert!(!scope.allows_everything());
+    assert!(std::sync::Arc::ptr_eq(scope, grant.command_scope::<Entry>().unwrap()), "read once");
+    // Read as another type beside it, and neither is read again.
+    assert_eq!(grant.command_scope::<Value>().unwrap().allows().len(), 3);
+    assert!(std::sync::Arc::ptr_eq(scope, grant.command_scope::<Entry>().unwrap()));
+    assert!(grant.global_scope::<Entry>().unwrap().allows().is_empty());
+
+    let grant = fetch(&reading("'allow-fetch'"), &ana());
+    assert!(grant.command_scope::<Entry>().unwrap().allows_everything());
+    // A list without a value that denies everything would hide it.
+    let grant = fetch(&reading("{ identifier = 'allow-fetch', deny = [7] }"), &ana());
+    let Err(ScopeDenial::DeniedBy { item: 0, invalid: Some(error), .. }) = grant.command_scope::<Entry>()
+    else {
+        panic!("a deny value that can't be read")
+    };
+    assert_eq!(error.message(), "invalid type: integer `7`, expected struct Entry");
+}
+
+#[test]
+fn a_global_scope_is_that_of_one_plugin_and_one_peer_whatever_its_type() {
+    let scope = |name: &str| {
+        let permission =
+            crate::authority::Permission { identifier: "scope".to_owned(), ..Default::default() };
+        plugin(name).scoped_command("x").permission(permission)
+    };
+    let text = "[[capabilities]]\nidentifier = 'all'\npeers = ['everyone']\npermissions = ['p:allow-x', 'q:allow-x']\n\
+                [[capabilities]]\nidentifier = 'ana'\npeers = ['user:ana']\n\
+                permissions = [{ identifier = 'p:scope', allow = ['ana'] }, { identifier = 'q:scope', deny = ['no'] }]\n\
+                [[capabilities]]\nidentifier = 'bob'\npeers = ['user:bob']\n\
+                permissions = [{ identifier = 'p:scope', allow = ['bob'] }]\n";
+    let policy = Policy::new(5, &super::Users)
+        .manifest(scope("p"))
+        .manifest(scope("q"))
+        .document(Source::new("t.toml", None, text), Format::Toml)
+        .compile()
+        .unwrap();
+    let lists = |facts: &PeerFacts, command: &str| {
+        let grants = policy.snapshot.peer(facts);
+        let Verdict::Allow(grant) = grants.authorize(command) else { panic!("{command} is granted") };
+        let scope = grant.global_scope::<String>().unwrap();
+        let own = grant.command_scope::<String>().unwrap();
+        assert!(own.allows().is_empty() && own.denies().is_empty(), "a command's scope is its own");
+        let text = |values: &[std::sync::Arc<String>]| {
+            values.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(",")
+        };
+        (text(scope.allows()), text(scope.denies()), scope.allows_everything())
+    };
+    let found = |allow: &str, deny: &str| (allow.to_owned(), deny.to_owned(), false);
+    assert_eq!(lists(&ana(), "p.x"), found("ana", ""));
+    assert_eq!(lists(&ana(), "q.x"), found("", "no"));
+    assert_eq!(lists(&bob(), "p.x"), found("bob", ""));
+    assert_eq!(lists(&bob(), "q.x"), found("", ""));
+}
+
+#[test]
+fn values_are_checked_at_load_by_the_type_that_reads_them() {
+    for (kind, value, error) in [
+        (
+            ScopeKind::of::<PathScope>(),
+            "'relative'",
+            Some("a path pattern starts with `/` or a variable such as $PEER_HOME"),
+        ),
+        (
+            ScopeKind::of::<crate::authority::GlobScope>(),
+            "'[a'",
+            Some("`[` without `]`; `[[]` is a literal `[`"),
+        ),
+        (ScopeKind::of::<crate::authority::PrefixScope>(), "''", Some("a prefix can't be empty")),
+        (ScopeKind::of::<Entry>(), "{ ulr = 'a' }", Some("unknown field `ulr`, expected `url` or `port`")),
+        (ScopeKind::of::<Entry>(), "{ url = 'a' }", None),
+        (ScopeKind::Opaque, "{ ulr = 'a' }", None),
+    ] {
+        let text = format!(
+            "identifier = 'c'\npeers = ['everyone']\npermissions = [{{ identifier = 'p:allow-x', allow = [{value}] }}]"
+        );
+        let result = Policy::new(5, &super::Users)
+            .manifest(plugin("p").scoped_command("x").scope(kind, ScopeDefault::Nothing))
+            .document(Source::new("t.toml", None, text), Format::Toml)
+            .compile();
+        let errors = result.map_or_else(|errors| lines(&errors), |_| String::new());
+        let expected = error.map(|error| format!("t.toml:3:53: {error}\n")).unwrap_or_default();
+        assert_eq!(errors, expected, "{value}");
+    }
+    assert!(matches!(ScopeKind::of::<PathScope>(), ScopeKind::Path));
 }
