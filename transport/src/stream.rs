@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -36,6 +36,20 @@ pub struct Stream {
     fd: OwnedFd,
     /// `SO_RCVTIMEO` as last set, in milliseconds; 0 is none. Kept to set it only when it must change.
     receive_timeout: AtomicU64,
+    /// A [`Rights`], as a number.
+    rights: AtomicU8,
+}
+
+/// Whether descriptors may come with the next bytes.
+///
+/// What was sent before they were refused still carries them, so only a read that found the socket empty after the refusal
+/// shows that none can come any more. Then reads need no room for them, which makes each cheaper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Rights {
+    Possible,
+    Refused,
+    Impossible,
 }
 
 /// What one read brought.
@@ -134,7 +148,7 @@ impl Stream {
 
     /// Wraps a socket that is known to be a connected, blocking, close-on-exec Unix stream without timeouts.
     pub(crate) fn from_checked(fd: OwnedFd) -> Self {
-        Self { fd, receive_timeout: AtomicU64::new(0) }
+        Self { fd, receive_timeout: AtomicU64::new(0), rights: AtomicU8::new(Rights::Possible as u8) }
     }
 
     /// Reads once, without waiting, into the spare capacity of `buf`; descriptors go to the end of `fds`.
@@ -148,12 +162,12 @@ impl Stream {
     /// closed. `InvalidInput` when `buf` has no spare capacity. Else the errors of `recvmsg(2)`. `buf` is unchanged after any
     /// error.
     pub fn try_read(&self, buf: &mut BytesMut, fds: &mut VecDeque<Attachment>) -> io::Result<Received> {
-        sys::receive(self.as_fd(), buf, fds, Blocking::Never)
+        self.receive(buf, fds, Blocking::Never)
     }
 
     /// Reads once as [`try_read`](Self::try_read) does, but waits in the same system call until there is something.
     ///
-    /// It costs one `recvmsg`. The socket's own timeout is changed only when it can't serve, so that calls with much the same
+    /// It costs one `recvmsg` or `recv`. The socket's own timeout is changed only when it can't serve, so that calls with much the same
     /// `timeout` don't pay for setting it. `None` waits without end.
     ///
     /// # Errors
@@ -169,7 +183,7 @@ impl Stream {
         let mut left = timeout;
         loop {
             self.limit_receive(left)?;
-            match sys::receive(self.as_fd(), buf, fds, Blocking::Allowed) {
+            match self.receive(buf, fds, Blocking::Allowed) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // The kernel's timeout has passed. It may be shorter than ours, or one that an earlier call left behind.
                     left = deadline.left()?;
@@ -245,7 +259,42 @@ impl Stream {
     ///
     /// The errors of `setsockopt(2)`, except the one that means that the kernel is too old.
     pub fn refuse_fds(&self) -> io::Result<FdRefusalState> {
-        refusal_state(sys::refuse_rights(self.as_fd()))
+        let state = refusal_state(sys::refuse_rights(self.as_fd()))?;
+        if state == FdRefusalState::InForce {
+            let possible = Rights::Possible as u8;
+            // One that found the socket empty before stays as it is.
+            let _ = self.rights.compare_exchange(
+                possible,
+                Rights::Refused as u8,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        }
+        Ok(state)
+    }
+
+    /// One read, without room for descriptors where none can come.
+    fn receive(
+        &self,
+        buf: &mut BytesMut,
+        fds: &mut VecDeque<Attachment>,
+        blocking: Blocking,
+    ) -> io::Result<Received> {
+        let rights = self.rights.load(Ordering::Relaxed);
+        if rights == Rights::Impossible as u8 {
+            return sys::receive_bytes(self.as_fd(), buf, blocking);
+        }
+        let received = sys::receive(self.as_fd(), buf, fds, blocking);
+        if rights == Rights::Refused as u8 {
+            let empty = match &received {
+                Ok(received) => received.emptied() && received.bytes > 0,
+                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            };
+            if empty {
+                self.rights.store(Rights::Impossible as u8, Ordering::Relaxed);
+            }
+        }
+        received
     }
 
     /// Ends one direction or both, for every holder of the socket; the peer reads the end of the stream.

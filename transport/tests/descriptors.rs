@@ -247,3 +247,40 @@ fn a_listener_that_refuses_descriptors_has_streams_that_do() {
     send(&server, b"y", &[file.as_fd()]);
     assert_eq!(read(&client, 64).1.len(), 1);
 }
+
+#[test]
+fn what_was_sent_before_a_refusal_still_comes_and_reads_go_on_afterwards() {
+    let (near, far) = Stream::pair().expect("a pair");
+    let file = tempfile::tempfile().expect("a file");
+    send(&near, b"before", &[file.as_fd()]);
+    let state = far.refuse_fds().expect("set");
+    send(&near, b"after", &[]);
+    let (text, fds, got) = read(&far, 64);
+    assert_eq!((text.as_slice(), fds.len(), got.emptied()), (&b"before"[..], 1, false));
+    for round in 0..3 {
+        let (text, fds, got) = read(&far, 64);
+        assert_eq!((text.as_slice(), fds.len(), got.emptied()), (&b"after"[..], 0, true), "{round}");
+        let nothing = far.try_read(&mut BytesMut::with_capacity(1), &mut VecDeque::new());
+        assert_eq!(kind(nothing), io::ErrorKind::WouldBlock);
+        let waited = far.recv_wait(
+            &mut BytesMut::with_capacity(1),
+            &mut VecDeque::new(),
+            Some(Duration::from_millis(2)),
+        );
+        assert_eq!(kind(waited), io::ErrorKind::TimedOut);
+        let refused = near.try_write(&[IoSlice::new(b"x")], &[file.as_fd()]);
+        match state {
+            FdRefusalState::InForce => {
+                assert_eq!(FdRefusal::of(&refused.expect_err("refused")), Some(FdRefusal::ReceiverRefuses));
+            }
+            // Then each read goes on to have room for what comes.
+            FdRefusalState::Unsupported => {
+                assert_eq!((refused.expect("sent"), read(&far, 64).1.len()), (1, 1));
+            }
+        }
+        send(&near, b"after", &[]);
+    }
+    drop(near);
+    assert_eq!(read(&far, 5).0, b"after");
+    assert_eq!(read(&far, 5).2.bytes, 0, "the end");
+}

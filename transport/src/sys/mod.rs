@@ -27,4 +27,4 @@ pub(crate) use unix::counters;
 #[cfg(all(unix, feature = "tokio"))]
 pub(crate) use unix::register;
 #[cfg(unix)]
-pub(crate) use unix::{Blocking, receive, send};
+pub(crate) use unix::{Blocking, receive, receive_bytes, send};

@@ -6,7 +6,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use bytes::BytesMut;
-use rustix::net::{AncillaryDrain, RecvAncillaryMessage, SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
+use rustix::net::{
+    AncillaryDrain, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, recv, sendmsg,
+};
 
 use super::platform;
 use crate::attachment::Attachment;
@@ -43,6 +45,44 @@ pub(crate) fn receive(
     receive_with_room(socket, buf, fds, blocking, CONTROL_ROOM)
 }
 
+/// One `recv` into the spare capacity of `buf`, for a socket on which no descriptor can come: it costs less than a
+/// `recvmsg` (measured with 64 bytes there and back: 0.2 of 8.3 us a side). A descriptor that did come would be closed by
+/// the kernel.
+pub(crate) fn receive_bytes(
+    socket: BorrowedFd<'_>,
+    buf: &mut BytesMut,
+    blocking: Blocking,
+) -> io::Result<Received> {
+    let spare = buf.spare_capacity_mut();
+    let room = spare.len();
+    if room == 0 {
+        return Err(no_room());
+    }
+    let flags = match blocking {
+        Blocking::Allowed => RecvFlags::empty(),
+        Blocking::Never => RecvFlags::DONTWAIT,
+    };
+    let bytes = loop {
+        #[cfg(test)]
+        counters::count_receive();
+        match recv(socket, &mut *spare, flags) {
+            Ok((_, bytes)) => break bytes,
+            // A call that may wait gives the interruption back, because its caller counts the time that is left.
+            Err(rustix::io::Errno::INTR) if blocking == Blocking::Never => {}
+            Err(error) => return Err(error.into()),
+        }
+    };
+    // JUSTIFICATION: reading into uninitialized spare capacity saves zeroing it before each read.
+    // SAFETY: the kernel wrote `bytes` bytes, at most `room`, to the start of the spare capacity.
+    unsafe { buf.set_len(buf.len() + bytes) };
+    Ok(Received { bytes, control: false, full: bytes == room })
+}
+
+/// The kernel would answer 0 to a read without room, which means the end of the stream.
+fn no_room() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "there is no room to receive into")
+}
+
 fn receive_with_room(
     socket: BorrowedFd<'_>,
     buf: &mut BytesMut,
@@ -53,8 +93,7 @@ fn receive_with_room(
     let spare = buf.spare_capacity_mut();
     let room = spare.len();
     if room == 0 {
-        // The kernel would answer 0, which means the end of the stream.
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no room to receive into"));
+        return Err(no_room());
     }
     let mut control = ControlRoom([MaybeUninit::uninit(); CONTROL_ROOM]);
     let message = receive_raw(socket, spare, &mut control.0[..control_room], blocking)?;
@@ -138,7 +177,7 @@ fn take_fds(control: &mut ControlRoom, written: usize, fds: &mut VecDeque<Attach
     }
 }
 
-/// One `sendmsg` that never waits and never raises SIGPIPE; descriptors ride the first byte.
+/// One `sendmsg`, or `send`, that never waits and never raises SIGPIPE; descriptors ride the first byte.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     bufs: &[IoSlice<'_>],
@@ -146,6 +185,9 @@ pub(crate) fn send(
 ) -> io::Result<usize> {
     let bufs = &bufs[..bufs.len().min(MAX_SLICES)];
     if fds.is_empty() {
+        if let [one] = bufs {
+            return send_one(socket, one);
+        }
         return send_all(socket, bufs, &mut SendAncillaryBuffer::default());
     }
     if fds.len() > MAX_FDS_PER_SEND || bufs.iter().all(|buf| buf.is_empty()) {
@@ -162,6 +204,14 @@ pub(crate) fn send(
         ));
     }
     send_all(socket, bufs, &mut control)
+}
+
+/// `send`, which costs less than a `sendmsg` of one slice (measured with 64 bytes there and back: 0.2 of 8.3 us a side).
+fn send_one(socket: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
+    let flags = platform::send_flags()?;
+    #[cfg(test)]
+    counters::count_send();
+    Ok(rustix::io::retry_on_intr(|| rustix::net::send(socket, buf, flags))?)
 }
 
 fn send_all(
@@ -219,12 +269,12 @@ pub(crate) mod counters {
         SENDS.set(SENDS.get() + 1);
     }
 
-    /// `recvmsg` calls of this thread so far.
+    /// `recvmsg` and `recv` calls of this thread so far.
     pub(crate) fn receives() -> usize {
         RECEIVES.get()
     }
 
-    /// `sendmsg` calls of this thread so far.
+    /// `sendmsg` and `send` calls of this thread so far.
     #[cfg(feature = "tokio")]
     pub(crate) fn sends() -> usize {
         SENDS.get()
