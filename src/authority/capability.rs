@@ -10,7 +10,7 @@ use invoked_proto::name::PluginName;
 
 use super::document::{Entry, Node, NodeValue};
 use super::identifier::Identifier;
-use super::peer::{Matcher, MatcherReader, NamedPeers, UserDirectory};
+use super::matcher::{Matcher, MatcherContext, MatcherReader, NamedPeers};
 use super::scope::{ScopeItem, ScopeLists};
 use super::source::{Findings, Location, PolicyError, Source};
 
@@ -97,8 +97,7 @@ const FILE_KEYS: [&str; 3] = ["$schema", "capabilities", "peers"];
 
 /// What stays the same for all files of one policy.
 pub(crate) struct CapabilityReader<'a> {
-    pub(crate) users: &'a dyn UserDirectory,
-    pub(crate) own_uid: u32,
+    pub(crate) matchers: MatcherContext<'a>,
     pub(crate) platform: Platform,
 }
 
@@ -114,7 +113,7 @@ impl CapabilityReader<'_> {
         let NodeValue::Table(entries) = &root.value else { return };
         let Some(peers) = entries.iter().find(|entry| entry.key == "peers") else { return };
         let NodeValue::Table(peers) = &peers.node.value else { return };
-        let reader = MatcherReader { source, users: self.users, own_uid: self.own_uid, named: None };
+        let reader = MatcherReader { source, context: self.matchers, named: None };
         for Entry { key, key_span, node } in peers {
             let matchers = match &node.value {
                 NodeValue::Array(items) => {
@@ -285,12 +284,8 @@ impl FileReader<'_> {
                 return Vec::new();
             }
         };
-        let reader = MatcherReader {
-            source: self.source,
-            users: self.common.users,
-            own_uid: self.common.own_uid,
-            named: Some(self.named),
-        };
+        let (source, context) = (self.source, self.common.matchers);
+        let reader = MatcherReader { source, context, named: Some(self.named) };
         items.iter().flat_map(|item| reader.read(item, findings)).collect()
     }
 

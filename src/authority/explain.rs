@@ -10,13 +10,14 @@ use invoked_proto::name::CommandName;
 use serde_json::Value;
 
 use super::embedded::quoted;
+use super::grants::{Denial, Grant, PeerGrants, Verdict};
 use super::path::PathScope;
 use super::peer::PeerFacts;
 use super::resolve::CapabilityRules;
 use super::scope::{
     GrantScope, ScopeDefault, ScopeDenial, ScopeItem, ScopeKind, ScopeObjectMatch, ScopeVerdict,
 };
-use super::snapshot::{Denial, Grant, PeerGrants, PolicySnapshot, Verdict};
+use super::snapshot::PolicySnapshot;
 
 /// Capabilities that one explanation names of each kind; the rest is a number.
 const NAMED: usize = 2;
@@ -382,6 +383,7 @@ fn holder(scope: &GrantScope) -> String {
 
 fn unmatched(scope: &GrantScope, default: &ScopeDefault) -> String {
     match (&scope.lists().allow, default) {
+        _ if scope.is_given_up() => "this peer gave up what it allows".to_owned(),
         (None, ScopeDefault::Items(_)) => {
             "it is not written, and the plugin's default does not match".to_owned()
         }

@@ -13,9 +13,11 @@ mod document;
 mod embedded;
 mod explain;
 mod glob;
+mod grants;
 mod identifier;
 mod json;
 pub mod load;
+mod matcher;
 mod path;
 mod peer;
 mod permission;
@@ -32,9 +34,11 @@ pub use self::capability::Platform;
 pub use self::document::Format;
 pub use self::embedded::DevOptions;
 pub use self::explain::{Explanation, Refusal, RefusalCode};
+pub use self::grants::{Denial, DeniedBy, Grant, GrantId, PeerGrants, Verdict};
 pub use self::identifier::{Identifier, IdentifierError};
+pub use self::matcher::{Matcher, ProcessFacts};
 pub use self::path::PathScope;
-pub use self::peer::{Matcher, OVERFLOW_ID, PeerFacts, PeerState, UserDirectory};
+pub use self::peer::{NeededFacts, OVERFLOW_ID, PeerFacts, PeerState, ProcessFact, Remote, UserDirectory};
 pub use self::permission::{CommandInfo, Permission, PermissionSet, PluginManifest};
 pub use self::policy::{CompiledPolicy, Policy};
 pub use self::registry::Registry;
@@ -44,5 +48,5 @@ pub use self::scope::{
     ScopeError, ScopeItem, ScopeKind, ScopeLists, ScopeObject, ScopeObjectMatch, ScopeRole, ScopeVariable,
     ScopeVerdict,
 };
-pub use self::snapshot::{Denial, DeniedBy, Grant, GrantId, PeerGrants, PolicySnapshot, Verdict};
+pub use self::snapshot::{Narrowed, PolicySnapshot};
 pub use self::source::{Location, PolicyError, Position, Source};

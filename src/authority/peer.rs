@@ -1,13 +1,10 @@
-//! Who a peer is, and the matchers by which capability files say whom they mean.
+//! Who a peer is.
 //!
-//! Owns facts and matching. Takes facts as the kernel gave them; it asks neither the kernel nor the user database.
+//! Owns the facts, as the kernel gave them, and which of them a rule may look at. It asks neither the kernel nor the
+//! user database, and whom a rule means is the matchers' business.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
-
-use super::document::{Node, NodeValue};
-use super::source::{Findings, Location, Source, nearest};
+use std::path::{Path, PathBuf};
 
 /// The id that the kernel shows for every user or group without a mapping: it may be anybody, so it is nobody.
 pub const OVERFLOW_ID: u32 = 65_534;
@@ -24,9 +21,43 @@ pub enum PeerState {
     Reaped,
 }
 
+/// A fact about a peer's process that is read only for peers of which a rule asks it, see
+/// [`PolicySnapshot::needed_facts`](super::PolicySnapshot::needed_facts).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ProcessFact<T> {
+    /// Nobody asked the kernel. No rule that looks at it matches.
+    #[default]
+    NotRead,
+    /// The kernel's answer, confirmed to be about the process that connected.
+    Known(T),
+    /// Why it can't be told, for messages. No rule that looks at it matches.
+    Unknown(String),
+}
+
+impl<T> ProcessFact<T> {
+    /// The fact, if it is known.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            ProcessFact::Known(fact) => Some(fact),
+            ProcessFact::NotRead | ProcessFact::Unknown(_) => None,
+        }
+    }
+}
+
+/// Where a call comes from that reached this machine over a bridge. The bridge vouches for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Remote {
+    /// Where the account is one, as the bridge confirmed it: the origin of a web page (`https://app.example:8443`), or
+    /// the name of a domain.
+    pub realm: String,
+    /// Who it is there.
+    pub account: String,
+}
+
 /// What the kernel says about a peer, and what the user database says about its uid.
 ///
-/// Verdicts depend on state, uid, gid, groups and home; pid and user name are for messages.
+/// Verdicts depend on state, uid, gid, groups, home and remote, and on executable and unit where a rule looks at them;
+/// pid and user name are for messages.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerFacts {
     /// Effective uid when it connected.
@@ -43,6 +74,14 @@ pub struct PeerFacts {
     pub home: Option<PathBuf>,
     /// Whether the credentials can be trusted to be those of a living process.
     pub state: PeerState,
+    /// The file that its process runs: a path of the daemon's own mount namespace at which lies, by device and inode,
+    /// what the kernel says the process runs, and which none but root can change.
+    pub executable: ProcessFact<PathBuf>,
+    /// The unit of the service manager in whose control group its process is: `foo.service`.
+    pub unit: ProcessFact<String>,
+    /// For a call that came over a bridge, where from; the other facts are then the bridge's own. `None` for a call of
+    /// the peer itself.
+    pub remote: Option<Remote>,
 }
 
 impl PeerFacts {
@@ -57,6 +96,9 @@ impl PeerFacts {
             user_name: None,
             home: None,
             state: PeerState::Live,
+            executable: ProcessFact::NotRead,
+            unit: ProcessFact::NotRead,
+            remote: None,
         }
     }
 
@@ -82,6 +124,27 @@ impl PeerFacts {
         self
     }
 
+    /// The same peer, running this file.
+    #[must_use]
+    pub fn with_executable(mut self, executable: ProcessFact<PathBuf>) -> Self {
+        self.executable = executable;
+        self
+    }
+
+    /// The same peer, in this unit.
+    #[must_use]
+    pub fn with_unit(mut self, unit: ProcessFact<String>) -> Self {
+        self.unit = unit;
+        self
+    }
+
+    /// A call that this peer, a bridge, passes on.
+    #[must_use]
+    pub fn on_behalf_of(mut self, remote: Remote) -> Self {
+        self.remote = Some(remote);
+        self
+    }
+
     /// Why no rule may match this peer, not even `everyone`; `None` for an ordinary peer.
     #[must_use]
     pub fn unmatchable(&self) -> Option<&'static str> {
@@ -94,24 +157,75 @@ impl PeerFacts {
     }
 
     /// The groups that a rule may match: gid and supplementary groups, sorted, without ids that may be anybody's.
-    pub(crate) fn matchable_groups(&self) -> Vec<u32> {
+    fn matchable_groups(&self) -> Vec<u32> {
         let mut groups: Vec<u32> =
             self.groups.iter().chain([&self.gid]).copied().filter(|g| is_id(*g)).collect();
         groups.sort_unstable();
         groups.dedup();
         groups
     }
+
+    /// What rules look at; the facts of the process only as far as one of them asks for them.
+    pub(crate) fn subject(&self, needed: NeededFacts) -> Subject {
+        let text = |path: &PathBuf| Path::to_str(path).map(str::to_owned);
+        Subject {
+            uid: self.uid,
+            groups: self.matchable_groups(),
+            executable: self.executable.known().filter(|_| needed.executable).and_then(text),
+            unit: self.unit.known().filter(|_| needed.unit).cloned(),
+            remote: self.remote.clone(),
+        }
+    }
+}
+
+/// Which facts of a peer's process some rule asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NeededFacts {
+    /// [`PeerFacts::executable`]
+    pub executable: bool,
+    /// [`PeerFacts::unit`]
+    pub unit: bool,
+}
+
+impl NeededFacts {
+    /// Whether any is asked for.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.executable || self.unit
+    }
+}
+
+/// A peer as matchers see it: peers with equal subjects match the same capabilities.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Subject {
+    pub(crate) uid: u32,
+    /// Sorted.
+    pub(crate) groups: Vec<u32>,
+    pub(crate) executable: Option<String>,
+    pub(crate) unit: Option<String>,
+    pub(crate) remote: Option<Remote>,
 }
 
 impl fmt::Display for PeerFacts {
-    /// `uid=1000(ana) pid=4242`, as logs name a peer.
+    /// `uid=1000(ana) pid=4242 exe=/usr/bin/gallery`, as logs name a peer.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "uid={}", self.uid)?;
         if let Some(name) = &self.user_name {
             write!(f, "({})", name.escape_debug())?;
         }
-        match self.pid {
-            Some(pid) => write!(f, " pid={pid}"),
+        if let Some(pid) = self.pid {
+            write!(f, " pid={pid}")?;
+        }
+        if let Some(path) = self.executable.known() {
+            write!(f, " exe={}", path.to_string_lossy().escape_debug())?;
+        }
+        if let Some(unit) = self.unit.known() {
+            write!(f, " unit={}", unit.escape_debug())?;
+        }
+        match &self.remote {
+            Some(Remote { realm, account }) => {
+                write!(f, " for={}@{}", account.escape_debug(), realm.escape_debug())
+            }
             None => Ok(()),
         }
     }
@@ -129,209 +243,14 @@ pub trait UserDirectory {
     fn home_of(&self, uid: u32) -> Option<PathBuf>;
 }
 
-/// One matcher of a capability, with its names resolved.
-#[derive(Clone, Debug)]
-pub struct Matcher {
-    written: String,
-    location: Location,
-    uid: Option<u32>,
-    /// Each must be among the peer's groups.
-    gids: Vec<u32>,
-}
-
-impl Matcher {
-    /// The matcher as its file writes it.
-    #[must_use]
-    pub fn written(&self) -> &str {
-        &self.written
-    }
-
-    /// Where it is written.
-    #[must_use]
-    pub fn location(&self) -> &Location {
-        &self.location
-    }
-
-    /// The uid that a peer must have.
-    #[must_use]
-    pub fn uid(&self) -> Option<u32> {
-        self.uid
-    }
-
-    /// The groups that a peer must be in, all of them.
-    #[must_use]
-    pub fn gids(&self) -> &[u32] {
-        &self.gids
-    }
-
-    /// Whether a peer of this uid and these sorted groups matches. The caller has refused peers that no rule may
-    /// match.
-    pub(crate) fn matches(&self, uid: u32, groups: &[u32]) -> bool {
-        self.uid.is_none_or(|own| own == uid) && self.gids.iter().all(|gid| groups.binary_search(gid).is_ok())
-    }
-}
-
-/// Matchers by the name that `[peers]` gives them.
-pub(crate) type NamedPeers = HashMap<String, Vec<Matcher>>;
-
-/// Reads matchers of one file.
-pub(crate) struct MatcherReader<'a> {
-    pub(crate) source: &'a Source,
-    pub(crate) users: &'a dyn UserDirectory,
-    pub(crate) own_uid: u32,
-    /// `None` while the named peers themselves are read: they don't refer to each other.
-    pub(crate) named: Option<&'a NamedPeers>,
-}
-
-/// Kinds of matcher that authority.md has and this version can't check; never to be taken for one that matches.
-const UNSUPPORTED: [&str; 4] = ["exe", "unit", "lsm", "sid"];
-const SUPPORTED: [&str; 4] = ["user", "uid", "group", "gid"];
-
-impl MatcherReader<'_> {
-    /// The matchers of one node; more than one for an `@name`. Nothing when it is wrong, which `findings` then says.
-    pub(crate) fn read(&self, node: &Node, findings: &mut Findings) -> Vec<Matcher> {
-        match &node.value {
-            NodeValue::String(text) => self.word(text, node, findings),
-            NodeValue::Table(_) => self.table(node, findings).into_iter().collect(),
-            _ => {
-                let message = format!("a matcher is a string or a table, this is {}", node.kind());
-                findings.error(self.source.at(node.span.clone()).error(message));
-                Vec::new()
-            }
-        }
-    }
-
-    fn word(&self, text: &str, node: &Node, findings: &mut Findings) -> Vec<Matcher> {
-        let location = self.source.at(node.span.clone());
-        let mut matcher =
-            Matcher { written: text.to_owned(), location: location.clone(), uid: None, gids: Vec::new() };
-        if let Some(name) = text.strip_prefix('@') {
-            return self.named(name, &location, findings);
-        }
-        match text.split_once(':') {
-            None if text == "everyone" => return vec![matcher],
-            None if text == "self" => {
-                matcher.uid = Some(self.own_uid);
-                return vec![matcher];
-            }
-            Some((kind, value)) if SUPPORTED.contains(&kind) => {
-                return match self.condition(kind, value, &mut matcher) {
-                    Ok(()) => vec![matcher],
-                    Err(message) => {
-                        findings.error(location.error(message));
-                        Vec::new()
-                    }
-                };
-            }
-            Some((kind, _)) if UNSUPPORTED.contains(&kind) => {
-                findings.error(unsupported(&location, &format!("\"{kind}:\" matchers are")));
-            }
-            _ => {
-                let words = ["everyone", "self", "user:", "uid:", "group:", "gid:"];
-                let near = nearest(text.split_inclusive(':').next().unwrap_or(text), words);
-                let help = match near {
-                    Some(near) => format!("did you mean \"{near}\"?"),
-                    None => "write \"user:NAME\", \"uid:N\", \"group:NAME\", \"gid:N\", \"self\", \"everyone\" or \"@name\"".to_owned(),
-                };
-                findings.error(location.error(format!("unknown matcher \"{text}\"")).with_help(help));
-            }
-        }
-        Vec::new()
-    }
-
-    fn named(&self, name: &str, location: &Location, findings: &mut Findings) -> Vec<Matcher> {
-        let Some(named) = self.named else {
-            findings.error(location.error("a named peer can't stand for another one"));
-            return Vec::new();
-        };
-        let Some(matchers) = named.get(name) else {
-            let error = location.error(format!("no [peers] table names \"@{name}\""));
-            findings.error(error.did_you_mean(name, named.keys().map(String::as_str)));
-            return Vec::new();
-        };
-        let here =
-            |m: &Matcher| Matcher { written: format!("@{name}"), location: location.clone(), ..m.clone() };
-        matchers.iter().map(here).collect()
-    }
-
-    fn table(&self, node: &Node, findings: &mut Findings) -> Option<Matcher> {
-        let NodeValue::Table(entries) = &node.value else { return None };
-        let location = self.source.at(node.span.clone());
-        if entries.is_empty() {
-            findings.error(
-                location.error("an empty matcher would match every peer").with_help("write \"everyone\""),
-            );
-            return None;
-        }
-        let mut matcher = Matcher { written: String::new(), location, uid: None, gids: Vec::new() };
-        let before = findings.errors.len();
-        let mut fields = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let at_key = self.source.at(entry.key_span.clone());
-            let value = match &entry.node.value {
-                _ if UNSUPPORTED.contains(&entry.key.as_str()) => {
-                    findings.error(unsupported(&at_key, &format!("the matcher \"{}\" is", entry.key)));
-                    continue;
-                }
-                _ if !SUPPORTED.contains(&entry.key.as_str()) => {
-                    let error = at_key.error(format!("unknown matcher \"{}\"", entry.key));
-                    findings.error(error.did_you_mean(&entry.key, SUPPORTED));
-                    continue;
-                }
-                NodeValue::String(text) => text.clone(),
-                NodeValue::Number(number) if entry.key.ends_with("id") => number.to_string(),
-                _ => {
-                    let message = format!("\"{}\" can't be {}", entry.key, entry.node.kind());
-                    findings.error(self.source.at(entry.node.span.clone()).error(message));
-                    continue;
-                }
-            };
-            if let Err(message) = self.condition(&entry.key, &value, &mut matcher) {
-                findings.error(self.source.at(entry.node.span.clone()).error(message));
-            }
-            fields.push(format!("{} = {}", entry.key, entry.node.to_json()));
-        }
-        matcher.written = format!("{{ {} }}", fields.join(", "));
-        (findings.errors.len() == before).then_some(matcher)
-    }
-
-    /// Adds one condition. The error is a message without its place.
-    fn condition(&self, kind: &str, value: &str, matcher: &mut Matcher) -> Result<(), String> {
-        let id = match kind {
-            "user" => self.users.uid_of(value).ok_or_else(|| format!("unknown user \"{value}\""))?,
-            "group" => self.users.gid_of(value).ok_or_else(|| format!("unknown group \"{value}\""))?,
-            // Digits only: `parse` would take "+5".
-            kind => Some(value)
-                .filter(|v| v.bytes().all(|b| b.is_ascii_digit()))
-                .and_then(|v| v.parse().ok())
-                .ok_or_else(|| format!("\"{value}\" is not a {kind}"))?,
-        };
-        let what = if matches!(kind, "user" | "uid") { "uid" } else { "gid" };
-        if !is_id(id) {
-            return Err(format!("no rule may name the {what} {id}: it may be anybody's"));
-        }
-        if what == "gid" {
-            matcher.gids.push(id);
-        } else if let Some(other) = matcher.uid.replace(id).filter(|other| *other != id) {
-            return Err(format!("no peer has both uid {other} and uid {id}"));
-        }
-        Ok(())
-    }
-}
-
-fn is_id(id: u32) -> bool {
+/// Whether a rule may look at this uid or gid.
+pub(crate) fn is_id(id: u32) -> bool {
     id != OVERFLOW_ID && id != NO_ID
-}
-
-fn unsupported(location: &Location, what: &str) -> super::PolicyError {
-    location
-        .error(format!("{what} not supported by this version"))
-        .with_help("name the peer by user, uid, group or gid")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{NO_ID, OVERFLOW_ID, PeerFacts};
+    use super::{NO_ID, NeededFacts, OVERFLOW_ID, PeerFacts, ProcessFact, Remote};
 
     #[test]
     fn a_peer_that_may_be_anybody_is_unmatchable() {
@@ -358,5 +277,26 @@ mod tests {
         assert_eq!(facts.to_string(), "uid=1000 pid=4242");
         facts.user_name = Some("a\nb".to_owned());
         assert_eq!(facts.to_string(), "uid=1000(a\\nb) pid=4242");
+        facts = facts.with_executable(ProcessFact::Known("/usr/bin/x\ny".into()));
+        facts = facts.with_unit(ProcessFact::Known("x.service".to_owned()));
+        facts =
+            facts.on_behalf_of(Remote { realm: "https://a.example".to_owned(), account: "eve".to_owned() });
+        assert_eq!(
+            facts.to_string(),
+            "uid=1000(a\\nb) pid=4242 exe=/usr/bin/x\\ny unit=x.service for=eve@https://a.example"
+        );
+    }
+
+    #[test]
+    fn facts_that_no_rule_asks_for_make_no_difference() {
+        let facts = PeerFacts::new(1, 1, []);
+        let other = facts.clone().with_pid(7).with_executable(ProcessFact::Known("/a".into()));
+        let other = other.with_unit(ProcessFact::Known("b.service".to_owned()));
+        assert_eq!(facts.subject(NeededFacts::default()), other.subject(NeededFacts::default()));
+        let needed = NeededFacts { executable: true, unit: false };
+        let subject = other.subject(needed);
+        assert_eq!((subject.executable.as_deref(), subject.unit), (Some("/a"), None));
+        let unknown = facts.clone().with_executable(ProcessFact::Unknown("no access".to_owned()));
+        assert_eq!(unknown.subject(needed), facts.subject(needed));
     }
 }

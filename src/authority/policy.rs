@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::capability::{Capability, CapabilityReader, Platform};
 use super::document::{Format, Node};
 use super::embedded::{DevOptions, dev_policy, operate_policy};
-use super::peer::{NamedPeers, UserDirectory};
+use super::matcher::{MatcherContext, NamedPeers, ProcessFacts};
+use super::peer::UserDirectory;
 use super::permission::PluginManifest;
 use super::registry::Registry;
 use super::resolve::{CapabilityRules, Instance, Resolver, RuleOrigin};
@@ -48,6 +49,7 @@ use super::source::{Findings, PolicyError, Source};
 pub struct Policy<'a> {
     users: &'a dyn UserDirectory,
     own_uid: u32,
+    process_facts: ProcessFacts,
     manifests: Vec<PluginManifest>,
     documents: Vec<(Source, Format)>,
     variables: BTreeMap<ScopeVariable, PathBuf>,
@@ -64,6 +66,8 @@ pub struct CompiledPolicy {
     pub snapshot: PolicySnapshot,
     /// What may not be what its author meant.
     pub warnings: Vec<PolicyError>,
+    /// What its author should know of what was written.
+    pub notes: Vec<PolicyError>,
 }
 
 impl<'a> Policy<'a> {
@@ -72,6 +76,7 @@ impl<'a> Policy<'a> {
         Policy {
             users,
             own_uid,
+            process_facts: ProcessFacts::default(),
             manifests: Vec::new(),
             documents: Vec::new(),
             variables: BTreeMap::new(),
@@ -80,6 +85,13 @@ impl<'a> Policy<'a> {
             dev: None,
             revision: 1,
         }
+    }
+
+    /// Says whether the kernel confirms what it says of a peer's process. Unless it does, which is what is assumed, a
+    /// file that looks at executables or units is refused.
+    pub fn process_facts(mut self, process_facts: ProcessFacts) -> Self {
+        self.process_facts = process_facts;
+        self
     }
 
     /// Adds what a plugin, or the application, ships.
@@ -170,7 +182,7 @@ impl<'a> Policy<'a> {
             variables,
             embedded.iter().map(|(source, _)| source.text().to_owned()).collect(),
         );
-        Ok(CompiledPolicy { snapshot, warnings: findings.warnings })
+        Ok(CompiledPolicy { snapshot, warnings: findings.warnings, notes: findings.notes })
     }
 
     fn checked_variables(&self, findings: &mut Findings) -> BTreeMap<ScopeVariable, String> {
@@ -204,7 +216,9 @@ impl<'a> Policy<'a> {
         variables: &Arc<BTreeMap<ScopeVariable, String>>,
         findings: &mut Findings,
     ) -> Vec<CapabilityRules> {
-        let reader = CapabilityReader { users: self.users, own_uid: self.own_uid, platform: self.platform };
+        let matchers =
+            MatcherContext { users: self.users, own_uid: self.own_uid, process_facts: self.process_facts };
+        let reader = CapabilityReader { matchers, platform: self.platform };
         let files = self.documents.iter().map(|(source, format)| (source, *format, RuleOrigin::File));
         let embedded = embedded.iter().map(|(source, origin)| (source, Format::Toml, *origin));
         let mut trees = Vec::new();

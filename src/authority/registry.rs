@@ -40,6 +40,8 @@ struct PluginScopes {
 #[derive(Debug, Default)]
 pub(crate) struct Resolved {
     pub(crate) parts: Vec<Arc<Part>>,
+    /// Those of `parts` that are scope-only.
+    pub(crate) scopes: Vec<Arc<Part>>,
     /// Whether it is, or contains, `core:operate`.
     pub(crate) operate: bool,
 }
@@ -304,7 +306,16 @@ impl Registry {
 
 impl Resolved {
     fn leaf(part: Part) -> Self {
-        Resolved { operate: part.identifier.as_str() == OPERATE, parts: vec![Arc::new(part)] }
+        let mut resolved = Resolved { operate: part.identifier.as_str() == OPERATE, ..Resolved::default() };
+        resolved.push(Arc::new(part));
+        resolved
+    }
+
+    fn push(&mut self, part: Arc<Part>) {
+        if part.is_scope_only() {
+            self.scopes.push(Arc::clone(&part));
+        }
+        self.parts.push(part);
     }
 }
 
@@ -375,7 +386,7 @@ impl Sets {
             };
             resolved.operate |= inner.operate;
             let new = inner.parts.iter().filter(|part| seen.insert(part.identifier.clone()));
-            resolved.parts.extend(new.cloned());
+            new.cloned().for_each(|part| resolved.push(part));
         }
         path.pop();
         let resolved = Arc::new(resolved);

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::capability::{Capability, WrittenPermission};
-use super::peer::Matcher;
+use super::matcher::Matcher;
+use super::peer::Subject;
 use super::registry::{OPERATE, Part, Registry, Resolved};
 use super::scope::{GrantScope, ScopeContext, ScopeRole, ScopeVariable};
 use super::source::{Findings, Location, nearest};
@@ -41,25 +42,49 @@ pub(crate) struct EntryRules {
     pub(crate) scope: Arc<GrantScope>,
 }
 
+impl CapabilityRules {
+    /// Whether it applies to a peer. The caller has refused peers that no rule may match.
+    pub(crate) fn matches(&self, peer: &Subject) -> bool {
+        self.peers.iter().any(|matcher| matcher.matches(peer))
+    }
+}
+
 impl EntryRules {
-    /// The scope that this entry gives the commands of `part`: its own values and the shipped ones, except that an
-    /// `allow = []` that someone wrote stays "nothing", whatever is shipped.
+    /// Whether a permission of this entry only adds to what its plugin's commands may touch, wherever they are granted.
+    /// Beside commands of its plugin, in one set, it is the scope of these: a set is one grant.
+    pub(crate) fn is_global(&self, part: &Part) -> bool {
+        let commands_of_its_plugin = |other: &Arc<Part>| {
+            !other.allow.is_empty() && other.identifier.plugin() == part.identifier.plugin()
+        };
+        part.is_scope_only() && !self.resolved.parts.iter().any(commands_of_its_plugin)
+    }
+
+    /// The scope that this entry gives the commands of `part`: its own values, those that the permission ships, and
+    /// those of scope-only permissions beside it; except that an `allow = []` that someone wrote stays "nothing",
+    /// whatever is shipped.
     pub(crate) fn scope_of(&self, part: &Part) -> Arc<GrantScope> {
-        if part.scope.is_absent() {
+        let plugin = part.identifier.plugin();
+        let beside = self.resolved.scopes.iter();
+        let beside = beside.filter(|other| !part.is_scope_only() && other.identifier.plugin() == plugin);
+        let mut shipped =
+            beside.map(|part| &part.scope).chain([&part.scope]).filter(|s| !s.is_absent()).peekable();
+        if shipped.peek().is_none() {
             return Arc::clone(&self.scope);
         }
         let mut lists = self.scope.lists.clone();
-        lists.allow = match (lists.allow, part.scope.allow.clone()) {
-            (Some(own), _) if own.is_empty() => Some(own),
-            (Some(own), Some(shipped)) => Some([own, shipped].concat()),
-            (own, shipped) => own.or(shipped),
-        };
-        lists.deny.extend(part.scope.deny.iter().cloned());
+        let nothing = lists.allow.as_ref().is_some_and(Vec::is_empty);
+        for shipped in shipped {
+            if let (Some(values), false) = (&shipped.allow, nothing) {
+                lists.allow.get_or_insert_default().extend(values.iter().cloned());
+            }
+            lists.deny.extend(shipped.deny.iter().cloned());
+        }
         Arc::new(GrantScope {
             capability: Arc::clone(&self.scope.capability),
             permission: Arc::clone(&self.scope.permission),
             location: self.scope.location.clone(),
             lists,
+            given_up: false,
         })
     }
 }
@@ -98,6 +123,7 @@ impl Resolver<'_> {
         if origin == RuleOrigin::File {
             for entry in &entries {
                 self.warn_of_denials_without_effect(&capability.peers, entry, findings);
+                warn_of_denials_by_process(&capability.peers, entry, findings);
             }
         }
         CapabilityRules {
@@ -142,6 +168,7 @@ impl Resolver<'_> {
                 permission: identifier.as_str().into(),
                 location,
                 lists: scope,
+                given_up: false,
             }),
         };
         self.check_scope(&entry, findings);
@@ -209,6 +236,16 @@ impl Resolver<'_> {
                 "\"{permission}\" has no effect on \"{command}\" for root and the daemon's own uid: they are never locked out"
             )));
         }
+    }
+}
+
+/// A rule that a peer meets only if it runs a certain program is no way to keep a peer out.
+fn warn_of_denials_by_process(peers: &[Matcher], entry: &EntryRules, findings: &mut Findings) {
+    let GrantScope { location, permission, lists, .. } = &*entry.scope;
+    let denies = !lists.deny.is_empty() || entry.resolved.parts.iter().any(|part| !part.deny.is_empty());
+    if denies && peers.iter().any(|matcher| matcher.needs().any()) {
+        let message = format!("what \"{permission}\" denies here is denied to no other program of the uid");
+        findings.warn(location.error(message).with_help("deny it to the user, or to everyone"));
     }
 }
 

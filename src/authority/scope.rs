@@ -223,6 +223,8 @@ pub struct GrantScope {
     pub(crate) permission: Arc<str>,
     pub(crate) location: Location,
     pub(crate) lists: ScopeLists,
+    /// The peer gave up what it allows; what it denies stays.
+    pub(crate) given_up: bool,
 }
 
 impl GrantScope {
@@ -248,6 +250,23 @@ impl GrantScope {
     #[must_use]
     pub fn lists(&self) -> &ScopeLists {
         &self.lists
+    }
+
+    /// Whether the peer narrowed itself to other capabilities: then `allow` is empty, and what it denies stays denied.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    /// What stays of it for a peer that gave up its capability.
+    pub(crate) fn without_allow(&self) -> Self {
+        GrantScope {
+            capability: Arc::clone(&self.capability),
+            permission: Arc::clone(&self.permission),
+            location: self.location.clone(),
+            lists: ScopeLists { allow: Some(Vec::new()), deny: self.lists.deny.clone() },
+            given_up: true,
+        }
     }
 }
 

@@ -1,23 +1,18 @@
-//! The policy in force, and what it gives one peer.
+//! The policy in force, and which of its capabilities match a peer.
 //!
-//! Owns verdicts. A snapshot never changes: a reload makes another one. Grants of a peer are compiled once, when the
-//! first peer with these facts connects; a verdict is one lookup in them.
+//! Owns the index of capabilities and what is kept of peers. A snapshot never changes: a reload makes another one.
+//! Grants of a peer are compiled once, when the first peer with these facts connects.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use invoked_proto::name::CommandName;
-
-use super::peer::{PeerFacts, PeerState};
+use super::grants::{GrantId, GrantsBuilder, PeerGrants, Stay};
+use super::peer::{NeededFacts, PeerFacts, PeerState, Subject};
 use super::registry::Registry;
-use super::resolve::{CapabilityRules, RuleOrigin};
-use super::scope::{
-    CompiledScope, GrantScope, PluginScope, ScopeContext, ScopeDefault, ScopeDenial, ScopeObject,
-    ScopeObjectMatch, ScopeVariable, ScopeVerdict, TypedScopes, judge,
-};
-use super::source::Location;
+use super::resolve::CapabilityRules;
+use super::scope::{ScopeContext, ScopeVariable};
 
 /// Peers whose compiled grants are kept after they left; over it, those of nobody connected are dropped.
 const CACHED_PEERS: usize = 1024;
@@ -58,9 +53,10 @@ impl PeerCache {
 /// The facts on which grants depend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct PeerKey {
-    uid: u32,
-    groups: Vec<u32>,
+    subject: Subject,
     home: Option<PathBuf>,
+    /// The capabilities that a narrowed peer keeps, in order; `None` for one that is not narrowed.
+    kept: Option<Box<[usize]>>,
 }
 
 /// Which capabilities may match a peer: by uid where a matcher names one, else by a group, else always.
@@ -69,6 +65,17 @@ struct PeerIndex {
     by_uid: HashMap<u32, Vec<usize>>,
     by_gid: HashMap<u32, Vec<usize>>,
     everyone: Vec<usize>,
+    /// What matchers ask of the processes of a uid. They name one: without it they are refused at load.
+    needed: HashMap<u32, NeededFacts>,
+}
+
+/// What is left to a peer that narrowed itself.
+#[derive(Clone, Debug)]
+pub struct Narrowed {
+    /// What it holds.
+    pub grants: Arc<PeerGrants>,
+    /// The names that keep nothing, as no capability of that name matches this peer. Whether one exists is not said.
+    pub unknown: Vec<String>,
 }
 
 impl PolicySnapshot {
@@ -121,20 +128,58 @@ impl PolicySnapshot {
         self.capabilities.len()
     }
 
+    /// What has to be read of the process of a peer of this uid before it is asked about: what rules look at that may
+    /// match it.
+    #[must_use]
+    pub fn needed_facts(&self, uid: u32) -> NeededFacts {
+        self.index.needed.get(&uid).copied().unwrap_or_default()
+    }
+
     /// What this policy gives a peer. Peers with equal facts share it. The cost depends on the capabilities that may
     /// match this peer, not on how many there are; the first peer with its facts pays it.
     #[must_use]
     pub fn peer(&self, facts: &PeerFacts) -> Arc<PeerGrants> {
-        if facts.unmatchable().is_some() {
-            return Arc::new(PeerGrants::default());
+        match facts.unmatchable() {
+            Some(_) => Arc::default(),
+            None => self.cached(self.key(facts), facts),
         }
-        let key = PeerKey { uid: facts.uid, groups: facts.matchable_groups(), home: facts.home.clone() };
+    }
+
+    /// What this policy leaves a peer that keeps only the capabilities of these identifiers: their grants, and the
+    /// denials of every capability that matches it, so that it can do nothing that it couldn't do otherwise. The
+    /// embedded capabilities are called `operate` and `dev`.
+    ///
+    /// Limits and lanes stay those of [`peer`](Self::peer).
+    #[must_use]
+    pub fn peer_narrowed<S: AsRef<str>>(&self, facts: &PeerFacts, identifiers: &[S]) -> Narrowed {
+        if facts.unmatchable().is_some() {
+            let unknown = identifiers.iter().map(|name| name.as_ref().to_owned()).collect();
+            return Narrowed { grants: Arc::default(), unknown };
+        }
+        let mut key = self.key(facts);
+        let matching = self.matching_ids(&key.subject);
+        let named = |i: &usize| identifiers.iter().any(|n| n.as_ref() == &*self.capabilities[*i].identifier);
+        let kept: Box<[usize]> = matching.into_iter().filter(named).collect();
+        let keeps = |name: &str| kept.iter().any(|i| &*self.capabilities[*i].identifier == name);
+        let unknown = identifiers.iter().map(AsRef::as_ref).filter(|name| !keeps(name)).map(str::to_owned);
+        let unknown = unknown.collect();
+        key.kept = Some(kept);
+        Narrowed { grants: self.cached(key, facts), unknown }
+    }
+
+    fn key(&self, facts: &PeerFacts) -> PeerKey {
+        debug_assert_eq!(facts.state, PeerState::Live, "a reaped peer is unmatchable");
+        let subject = facts.subject(self.needed_facts(facts.uid));
+        PeerKey { subject, home: facts.home.clone(), kept: None }
+    }
+
+    fn cached(&self, key: PeerKey, facts: &PeerFacts) -> Arc<PeerGrants> {
         // A panic while it is held leaves a map that is whole: nothing is half inserted.
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(grants) = cache.grants.get(&key) {
             return Arc::clone(grants);
         }
-        let grants = Arc::new(self.compile(&key));
+        let grants = Arc::new(self.compile(&key, facts));
         cache.insert(key, Arc::clone(&grants));
         grants
     }
@@ -144,30 +189,30 @@ impl PolicySnapshot {
         if facts.unmatchable().is_some() {
             return Vec::new();
         }
-        debug_assert_eq!(facts.state, PeerState::Live, "a reaped peer is unmatchable");
-        self.matching_ids(facts.uid, &facts.matchable_groups())
+        self.matching_ids(&self.key(facts).subject).into_iter().map(|i| &self.capabilities[i]).collect()
     }
 
-    fn matching_ids(&self, uid: u32, groups: &[u32]) -> Vec<&CapabilityRules> {
-        let mut candidates = self.index.candidates(uid, groups);
+    fn matching_ids(&self, subject: &Subject) -> Vec<usize> {
+        let mut candidates = self.index.candidates(subject);
         candidates.sort_unstable();
         candidates.dedup();
-        let capabilities = candidates.into_iter().map(|i| &self.capabilities[i]);
-        capabilities.filter(|c| c.peers.iter().any(|matcher| matcher.matches(uid, groups))).collect()
+        candidates.retain(|i| self.capabilities[*i].matches(subject));
+        candidates
     }
 
-    fn compile(&self, key: &PeerKey) -> PeerGrants {
+    fn compile(&self, key: &PeerKey, facts: &PeerFacts) -> PeerGrants {
         let mut build = GrantsBuilder::default();
-        for capability in self.matching_ids(key.uid, &key.groups) {
-            build.add(capability);
+        for i in self.matching_ids(&key.subject) {
+            let kept = key.kept.as_ref().is_none_or(|kept| kept.binary_search(&i).is_ok());
+            build.add(&self.capabilities[i], if kept { Stay::Whole } else { Stay::Denials });
         }
-        let context = Arc::new(ScopeContext::new(Arc::clone(&self.variables), key.home.as_deref()));
-        build.finish(self, &context)
+        let context = ScopeContext::new(Arc::clone(&self.variables), facts.home.as_deref());
+        build.finish(self, &Arc::new(context))
     }
 
-    fn grant_id(&self) -> GrantId {
+    pub(crate) fn grant_id(&self) -> GrantId {
         // The revision in the upper half: an id is not used again after a reload.
-        GrantId((self.revision << 32) | (self.next_grant.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff))
+        GrantId::new((self.revision << 32) | (self.next_grant.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff))
     }
 }
 
@@ -176,6 +221,11 @@ impl PeerIndex {
         let mut index = PeerIndex::default();
         for (i, capability) in capabilities.iter().enumerate() {
             for matcher in &capability.peers {
+                if let (Some(uid), true) = (matcher.uid(), matcher.needs().any()) {
+                    let needed = index.needed.entry(uid).or_default();
+                    needed.executable |= matcher.needs().executable;
+                    needed.unit |= matcher.needs().unit;
+                }
                 match (matcher.uid(), matcher.gids().first()) {
                     (Some(uid), _) => index.by_uid.entry(uid).or_default().push(i),
                     (None, Some(gid)) => index.by_gid.entry(*gid).or_default().push(i),
@@ -186,297 +236,15 @@ impl PeerIndex {
         index
     }
 
-    fn candidates(&self, uid: u32, groups: &[u32]) -> Vec<usize> {
-        let by_gid = groups.iter().filter_map(|gid| self.by_gid.get(gid));
-        self.by_uid.get(&uid).into_iter().chain(by_gid).flatten().chain(&self.everyone).copied().collect()
-    }
-}
-
-/// What matching capabilities say about each command, before it is one rule a command.
-#[derive(Default)]
-struct GrantsBuilder {
-    allowed: HashMap<CommandName, Vec<Arc<GrantScope>>>,
-    denied: HashMap<CommandName, Denial>,
-    globals: HashMap<String, Vec<Arc<GrantScope>>>,
-    /// Commands that the embedded policy allows this peer, which no file denies it.
-    kept: HashSet<CommandName>,
-    provide: HashSet<String>,
-    operator: bool,
-}
-
-impl GrantsBuilder {
-    fn add(&mut self, capability: &CapabilityRules) {
-        self.provide.extend(capability.provide.iter().cloned());
-        for entry in &capability.entries {
-            self.operator |= entry.resolved.operate;
-            for part in &entry.resolved.parts {
-                let scope = entry.scope_of(part);
-                if part.is_scope_only() {
-                    let plugin = part.identifier.plugin().unwrap_or("").to_owned();
-                    self.globals.entry(plugin).or_default().push(Arc::clone(&scope));
-                }
-                for command in &part.allow {
-                    self.allowed.entry(command.clone()).or_default().push(Arc::clone(&scope));
-                    if capability.origin == RuleOrigin::Operate {
-                        self.kept.insert(command.clone());
-                    }
-                }
-                for command in &part.deny {
-                    self.denied.entry(command.clone()).or_insert_with(|| {
-                        Denial::Denied(DeniedBy {
-                            capability: Arc::clone(&capability.identifier),
-                            permission: Arc::clone(&entry.scope.permission),
-                            location: entry.scope.location.clone(),
-                        })
-                    });
-                }
-            }
-        }
-    }
-
-    fn finish(self, policy: &PolicySnapshot, context: &Arc<ScopeContext>) -> PeerGrants {
-        let shared = |scopes| Arc::new(PluginScope::new(scopes, Arc::clone(context)));
-        let globals: HashMap<String, Arc<PluginScope>> =
-            self.globals.into_iter().map(|(plugin, scopes)| (plugin, shared(scopes))).collect();
-        let none = shared(Vec::new());
-        let mut rules = foldhash::HashMap::<CommandName, Rule>::with_capacity_and_hasher(
-            self.allowed.len(),
-            Default::default(),
-        );
-        for (command, scopes) in self.allowed {
-            let grant = Grant {
-                id: policy.grant_id(),
-                scoped: policy.registry.is_scoped(command.as_str()),
-                scopes: scopes.into(),
-                plugin: Arc::clone(globals.get(command.plugin().unwrap_or("")).unwrap_or(&none)),
-                default: policy.registry.default_scope(command.plugin()),
-                context: Arc::clone(context),
-                typed: TypedScopes::default(),
-                command: command.clone(),
-            };
-            rules.insert(command, Rule::Allow(Arc::new(grant)));
-        }
-        for (command, denial) in self.denied.into_iter().filter(|(command, _)| !self.kept.contains(command)) {
-            rules.insert(command, Rule::Deny(denial));
-        }
-        PeerGrants {
-            rules,
-            unlisted: Denial::NoRule,
-            globals,
-            provide: self.provide,
-            operator: self.operator,
-        }
-    }
-}
-
-/// What the policy gives a peer: a verdict for each command.
-#[derive(Debug, Default)]
-pub struct PeerGrants {
-    rules: foldhash::HashMap<CommandName, Rule>,
-    unlisted: Denial,
-    globals: HashMap<String, Arc<PluginScope>>,
-    provide: HashSet<String>,
-    operator: bool,
-}
-
-#[derive(Debug)]
-enum Rule {
-    Allow(Arc<Grant>),
-    Deny(Denial),
-}
-
-/// Whether a peer may call a command.
-#[derive(Clone, Copy, Debug)]
-#[must_use]
-pub enum Verdict<'g> {
-    /// It may; if the command is scoped, its arguments are still to be checked against the grant.
-    Allow(&'g Arc<Grant>),
-    /// It may not.
-    Deny(&'g Denial),
-}
-
-/// Why a peer may not call a command. For the operator: a peer is told neither, see
-/// [`refusal`](PolicySnapshot::refusal).
-#[derive(Clone, Debug, Default)]
-pub enum Denial {
-    /// No capability that matches the peer allows it, or no such command exists.
-    #[default]
-    NoRule,
-    /// A capability that matches the peer denies it.
-    Denied(DeniedBy),
-}
-
-/// The entry that denies a command.
-#[derive(Clone, Debug)]
-pub struct DeniedBy {
-    pub(crate) capability: Arc<str>,
-    pub(crate) permission: Arc<str>,
-    pub(crate) location: Location,
-}
-
-impl DeniedBy {
-    /// The identifier of the capability.
-    #[must_use]
-    pub fn capability(&self) -> &str {
-        &self.capability
-    }
-
-    /// The permission as it writes it.
-    #[must_use]
-    pub fn permission(&self) -> &str {
-        &self.permission
-    }
-
-    /// Where it writes it.
-    #[must_use]
-    pub fn location(&self) -> &Location {
-        &self.location
-    }
-}
-
-impl PeerGrants {
-    /// Whether this peer may call `command`, by its canonical name. One lookup, no allocation; a name that isn't
-    /// canonical names nothing.
-    pub fn authorize(&self, command: &str) -> Verdict<'_> {
-        match self.rules.get(command) {
-            Some(Rule::Allow(grant)) => Verdict::Allow(grant),
-            Some(Rule::Deny(denial)) => Verdict::Deny(denial),
-            None => Verdict::Deny(&self.unlisted),
-        }
-    }
-
-    /// Whether this peer may serve the plugin `name`.
-    #[must_use]
-    pub fn may_provide(&self, name: &str) -> bool {
-        self.provide.contains(name) || self.provide.contains("*")
-    }
-
-    /// Whether this peer holds `core:operate`, and so may know which commands exist.
-    #[must_use]
-    pub fn is_operator(&self) -> bool {
-        self.operator
-    }
-
-    /// The commands that this peer may call, in no order.
-    pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
-        self.rules.values().filter_map(|rule| match rule {
-            Rule::Allow(grant) => Some(grant),
-            Rule::Deny(_) => None,
-        })
-    }
-
-    /// The scopes that scope-only permissions of `plugin` give this peer.
-    #[must_use]
-    pub fn global_scopes(&self, plugin: &str) -> &[Arc<GrantScope>] {
-        self.globals.get(plugin).map_or(&[], |plugin| plugin.scopes())
-    }
-}
-
-/// The number of a grant, unique within a daemon's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GrantId(u64);
-
-impl GrantId {
-    /// The number.
-    #[must_use]
-    pub fn value(self) -> u64 {
-        self.0
-    }
-}
-
-/// That a peer may call a command, with the scopes that its arguments must meet.
-pub struct Grant {
-    id: GrantId,
-    command: CommandName,
-    scoped: bool,
-    scopes: Arc<[Arc<GrantScope>]>,
-    plugin: Arc<PluginScope>,
-    default: Arc<ScopeDefault>,
-    context: Arc<ScopeContext>,
-    typed: TypedScopes,
-}
-
-impl Grant {
-    /// Its number.
-    #[must_use]
-    pub fn id(&self) -> GrantId {
-        self.id
-    }
-
-    /// The command.
-    #[must_use]
-    pub fn command(&self) -> &CommandName {
-        &self.command
-    }
-
-    /// Whether the command looks at scopes.
-    #[must_use]
-    pub fn is_scoped(&self) -> bool {
-        self.scoped
-    }
-
-    /// One scope for each entry of a capability that allows the command.
-    #[must_use]
-    pub fn scopes(&self) -> &[Arc<GrantScope>] {
-        &self.scopes
-    }
-
-    /// The scopes of scope-only permissions of the command's plugin.
-    #[must_use]
-    pub fn global_scopes(&self) -> &[Arc<GrantScope>] {
-        self.plugin.scopes()
-    }
-
-    /// The values of variables for this peer.
-    #[must_use]
-    pub fn context(&self) -> &ScopeContext {
-        &self.context
-    }
-
-    /// The scopes of this command's grants as `S`, or why they can't be told: a deny value that `S` can't read, which
-    /// denies everything. Of a command that isn't scoped, no value, and everything is allowed.
-    ///
-    /// Read at the first call and kept, for as long as the grant is.
-    ///
-    /// # Errors
-    /// [`ScopeDenial::DeniedBy`] with what is wrong with the value.
-    pub fn command_scope<S: ScopeObject>(&self) -> Result<&Arc<CompiledScope<S>>, ScopeDenial> {
-        self.compiled().readable()
-    }
-
-    /// The scopes that scope-only permissions give this peer for every command of the command's plugin, as `S`. They
-    /// are those of this peer and this plugin, whatever `S` is.
-    ///
-    /// # Errors
-    /// As [`command_scope`](Self::command_scope).
-    pub fn global_scope<S: ScopeObject>(&self) -> Result<&Arc<CompiledScope<S>>, ScopeDenial> {
-        self.plugin.compiled().readable()
-    }
-
-    /// Whether the scopes, those of the command and of its plugin, allow `input`: no deny value of any grant matches
-    /// it, and some single grant allows it. A command that isn't scoped allows every input.
-    ///
-    /// Values are read as `S` at the first call and kept.
-    pub fn check<S: ScopeObjectMatch>(&self, input: &S::Input) -> ScopeVerdict {
-        if !self.scoped {
-            return match S::admit(input) {
-                Ok(()) => ScopeVerdict::Allowed,
-                Err(error) => ScopeVerdict::Denied(ScopeDenial::Input(error)),
-            };
-        }
-        judge::<S>(&[self.compiled(), self.plugin.compiled()], input)
-    }
-
-    fn compiled<S: ScopeObject>(&self) -> &Arc<CompiledScope<S>> {
-        self.typed.get(|| match self.scoped {
-            true => CompiledScope::of_command(&self.scopes, &self.default, &self.context),
-            false => CompiledScope::everything(),
-        })
-    }
-}
-
-impl std::fmt::Debug for Grant {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grant").field("id", &self.id).field("command", &self.command).finish_non_exhaustive()
+    fn candidates(&self, peer: &Subject) -> Vec<usize> {
+        let by_gid = peer.groups.iter().filter_map(|gid| self.by_gid.get(gid));
+        self.by_uid
+            .get(&peer.uid)
+            .into_iter()
+            .chain(by_gid)
+            .flatten()
+            .chain(&self.everyone)
+            .copied()
+            .collect()
     }
 }

@@ -249,6 +249,8 @@ impl std::error::Error for PolicyError {}
 pub(crate) struct Findings {
     pub(crate) errors: Vec<PolicyError>,
     pub(crate) warnings: Vec<PolicyError>,
+    /// What its author should know, and can do nothing about.
+    pub(crate) notes: Vec<PolicyError>,
 }
 
 impl Findings {
@@ -260,10 +262,15 @@ impl Findings {
         self.warnings.push(warning);
     }
 
+    pub(crate) fn note(&mut self, note: PolicyError) {
+        self.notes.push(note);
+    }
+
     /// In the order of the files' text: maps are not read in the order they were written.
     pub(crate) fn sort(&mut self) {
-        self.errors.sort_by(|a, b| a.order().cmp(&b.order()));
-        self.warnings.sort_by(|a, b| a.order().cmp(&b.order()));
+        for kind in [&mut self.errors, &mut self.warnings, &mut self.notes] {
+            kind.sort_by(|a, b| a.order().cmp(&b.order()));
+        }
     }
 }
 

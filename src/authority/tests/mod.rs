@@ -4,6 +4,8 @@ mod documents;
 mod explanations;
 mod files;
 mod fixtures;
+mod narrowing;
+mod processes;
 mod properties;
 mod reference;
 mod scopes;
@@ -16,7 +18,7 @@ use invoked_proto::name::PluginName;
 
 use super::{
     CompiledPolicy, Format, PeerFacts, PeerGrants, Permission, PluginManifest, Policy, PolicyError,
-    ScopeDefault, ScopeKind, Source, UserDirectory, Verdict,
+    ProcessFacts, ScopeDefault, ScopeKind, Source, UserDirectory, Verdict,
 };
 
 /// The uid that the daemon runs as in these tests.
@@ -89,7 +91,8 @@ fn manifests() -> [PluginManifest; 4] {
 }
 
 fn policy() -> Policy<'static> {
-    manifests().into_iter().fold(Policy::new(OWN, &Users), Policy::manifest)
+    let policy = Policy::new(OWN, &Users).process_facts(ProcessFacts::Confirmed);
+    manifests().into_iter().fold(policy, Policy::manifest)
 }
 
 /// A policy of one TOML file, `t.toml`.

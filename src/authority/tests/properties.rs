@@ -9,10 +9,13 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use proptest::{collection, prop_assert, prop_assert_eq, prop_oneof};
 use serde_json::Value;
 
-use super::reference::{COMMANDS, Capability, Entry, Matcher, PATHS, PATTERNS, SHIPPED, allowed, manifests};
+use super::reference::{
+    COMMANDS, Capability, Entry, Matcher, PATHS, PATTERNS, Question, SHIPPED, allowed, manifests,
+};
 use super::{OWN, Users, ana, bob, lines};
 use crate::authority::{
-    CompiledPolicy, Format, PathScope, PeerFacts, Policy, PolicySnapshot, Source, Verdict,
+    CompiledPolicy, Format, PathScope, PeerFacts, PeerGrants, Policy, PolicySnapshot, ProcessFact,
+    ProcessFacts, Source, Verdict,
 };
 
 fn capabilities() -> impl Strategy<Value = Vec<Capability>> {
@@ -22,6 +25,8 @@ fn capabilities() -> impl Strategy<Value = Vec<Capability>> {
         1 => (select(&[1000, 1001][..]), select(&[100, 7][..])).prop_map(|(uid, gid)| Matcher::Both(uid, gid)),
         1 => Just(Matcher::OwnUid),
         2 => Just(Matcher::Everyone),
+        1 => select(&["/usr/bin/x", "/usr/bin/y"][..]).prop_map(Matcher::Exe),
+        1 => Just(Matcher::Unit("a.service")),
     ];
     let patterns = || subsequence(&PATTERNS[..], 0..=2);
     let entry =
@@ -45,13 +50,18 @@ fn peers() -> Vec<PeerFacts> {
         plain(1001, &[7, 65_534]),
         plain(0, &[100]),
         plain(OWN, &[]),
+        plain(OWN, &[]).with_executable(ProcessFact::Known("/usr/bin/x".into())),
+        plain(OWN, &[])
+            .with_executable(ProcessFact::Known("/usr/bin/y".into()))
+            .with_unit(ProcessFact::Known("a.service".to_owned())),
         plain(65_534, &[100]),
         plain(5, &[7, 100]),
     ]
 }
 
 fn compile(capabilities: &[Capability], more: Option<&str>) -> CompiledPolicy {
-    let mut policy = manifests().into_iter().fold(Policy::new(OWN, &Users), Policy::manifest);
+    let policy = Policy::new(OWN, &Users).process_facts(ProcessFacts::Confirmed);
+    let mut policy = manifests().into_iter().fold(policy, Policy::manifest);
     let texts = capabilities.iter().enumerate().map(|(i, capability)| capability.toml(&format!("c{i}")));
     for (i, text) in texts.chain(more.map(str::to_owned)).enumerate() {
         policy = policy.document(Source::new(format!("{i}.toml"), None, text), Format::Toml);
@@ -60,7 +70,11 @@ fn compile(capabilities: &[Capability], more: Option<&str>) -> CompiledPolicy {
 }
 
 fn verdict(snapshot: &PolicySnapshot, peer: &PeerFacts, command: &str, path: &str) -> bool {
-    match snapshot.peer(peer).authorize(command) {
+    verdict_of(&snapshot.peer(peer), command, path)
+}
+
+fn verdict_of(grants: &PeerGrants, command: &str, path: &str) -> bool {
+    match grants.authorize(command) {
         Verdict::Allow(grant) => grant.check::<PathScope>(Path::new(path)).is_allowed(),
         Verdict::Deny(_) => false,
     }
@@ -89,7 +103,8 @@ fn the_compiled_evaluator_agrees_with_the_reference() {
     let result = runner.run(&capabilities(), |capabilities| {
         let snapshot = compile(&capabilities, None).snapshot;
         for (peer, command, path) in questions() {
-            let expected = allowed(&capabilities, &peer, command, path);
+            let question = Question { peer: &peer, command, path, kept: None };
+            let expected = allowed(&capabilities, &question);
             let got = verdict(&snapshot, &peer, command, path);
             prop_assert_eq!(got, expected, "{} {} {}", peer, command, path);
             let mut counters = counters.borrow_mut();
@@ -101,6 +116,36 @@ fn the_compiled_evaluator_agrees_with_the_reference() {
     // A comparison of denials with denials would prove little.
     assert!(yes + no >= 100_000, "{yes} allowed, {no} denied");
     assert!(yes > (yes + no) / 10 && no > (yes + no) / 10, "{yes} allowed, {no} denied");
+}
+
+#[test]
+fn a_narrowed_peer_may_do_what_the_reference_says_and_never_more_than_before() {
+    let (mut compared, mut lost) = (0_u64, 0_u64);
+    let mut runner = runner(150);
+    let counters = std::cell::RefCell::new((&mut compared, &mut lost));
+    let kept = subsequence(&["c0", "c1", "c2", "c3", "operate", "nothing"][..], 0..=4);
+    let result = runner.run(&(capabilities(), kept), |(capabilities, kept)| {
+        let kept: Vec<String> = kept.into_iter().map(str::to_owned).collect();
+        let snapshot = compile(&capabilities, None).snapshot;
+        for peer in peers() {
+            let whole = snapshot.peer(&peer);
+            let narrowed = snapshot.peer_narrowed(&peer, &kept).grants;
+            for (command, path) in COMMANDS.iter().flat_map(|c| PATHS.iter().map(move |path| (*c, *path))) {
+                let question = Question { peer: &peer, command, path, kept: Some(&kept) };
+                let expected = allowed(&capabilities, &question);
+                let got = verdict_of(&narrowed, command, path);
+                prop_assert_eq!(got, expected, "{} keeping {:?}: {} {}", peer, kept, command, path);
+                let before = verdict_of(&whole, command, path);
+                prop_assert!(before || !got, "{} gained {} {}", peer, command, path);
+                let mut counters = counters.borrow_mut();
+                *counters.0 += 1;
+                *counters.1 += u64::from(before && !got);
+            }
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+    assert!(compared >= 50_000 && lost > compared / 20, "{lost} of {compared} verdicts were narrowed away");
 }
 
 #[test]

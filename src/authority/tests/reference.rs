@@ -2,7 +2,7 @@
 //! nor the order of files, and goes through everything for each question.
 
 use super::{OWN, plugin};
-use crate::authority::{PeerFacts, Permission, PluginManifest, ScopeDefault, ScopeKind};
+use crate::authority::{PeerFacts, Permission, PluginManifest, ProcessFact, ScopeDefault, ScopeKind};
 
 /// A capability as the reference has it; [`toml`](Self::toml) writes it down for the other evaluator.
 #[derive(Clone, Debug)]
@@ -18,6 +18,10 @@ pub(super) enum Matcher {
     Both(u32, u32),
     OwnUid,
     Everyone,
+    /// The daemon's own uid, running this file.
+    Exe(&'static str),
+    /// The daemon's own uid, in this unit.
+    Unit(&'static str),
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +58,8 @@ const PUBLIC: Part =
     Part { plugin: "p", allow: &["p.a"], scope_allow: Some(&["/x"]), scope_deny: &["/z/1"], ..NONE };
 const SCOPE: Part = Part { plugin: "p", ..NONE };
 const HIDE: Part = Part { plugin: "p", scope_deny: &["/y"], ..NONE };
+const DOCS: Part = Part { plugin: "p", scope_allow: Some(&["/z/*"]), scope_deny: &["/z/2"], ..NONE };
+const Q_DOCS: Part = Part { plugin: "q", scope_allow: Some(&["/x"]), ..NONE };
 const Q_A: Part = Part { plugin: "q", allow: &["q.a"], ..NONE };
 const GREET: Part = Part { allow: &["greet"], ..NONE };
 const PING: Part = Part { plugin: "core", allow: &["core.ping"], ..NONE };
@@ -62,7 +68,7 @@ const NOT_PING: Part = Part { plugin: "core", deny: &["core.ping"], ..NONE };
 const NOT_STOP: Part = Part { plugin: "core", deny: &["core.provide"], ..NONE };
 const PROVIDE: Part = Part { plugin: "core", allow: &["core.provide"], ..NONE };
 
-pub(super) static SHIPPED: [Shipped; 18] = [
+pub(super) static SHIPPED: [Shipped; 21] = [
     Shipped { identifier: "p:allow-a", takes_scope: true, parts: &[P_A] },
     Shipped { identifier: "p:allow-b", takes_scope: true, parts: &[P_B] },
     Shipped { identifier: "p:allow-c", takes_scope: false, parts: &[P_C] },
@@ -73,6 +79,9 @@ pub(super) static SHIPPED: [Shipped; 18] = [
     Shipped { identifier: "p:hide", takes_scope: true, parts: &[HIDE] },
     Shipped { identifier: "p:default", takes_scope: true, parts: &[P_A, P_C] },
     Shipped { identifier: "p:all", takes_scope: true, parts: &[P_A, P_C, P_B, PUBLIC, HIDE] },
+    Shipped { identifier: "p:docs", takes_scope: true, parts: &[DOCS] },
+    Shipped { identifier: "p:read-docs", takes_scope: true, parts: &[P_B, DOCS] },
+    Shipped { identifier: "q:across", takes_scope: true, parts: &[Q_A, Q_DOCS, P_C, HIDE] },
     Shipped { identifier: "q:allow-a", takes_scope: true, parts: &[Q_A] },
     Shipped { identifier: "allow-greet", takes_scope: false, parts: &[GREET] },
     Shipped { identifier: "core:default", takes_scope: false, parts: &[PING] },
@@ -102,6 +111,12 @@ pub(super) fn manifests() -> [PluginManifest; 4] {
         scope_deny: vec!["/z/1".into()],
         ..permission("public", &["a"], &[])
     };
+    let docs = Permission {
+        scope_allow: Some(vec!["/z/*".into()]),
+        scope_deny: vec!["/z/2".into()],
+        ..permission("docs", &[], &[])
+    };
+    let q_docs = Permission { scope_allow: Some(vec!["/x".into()]), ..permission("docs", &[], &[]) };
     let hide = Permission { scope_deny: vec!["/y".into()], ..permission("hide", &[], &[]) };
     [
         plugin("p")
@@ -112,10 +127,16 @@ pub(super) fn manifests() -> [PluginManifest; 4] {
             .permission(public)
             .permission(permission("scope", &[], &[]))
             .permission(hide)
+            .permission(docs)
+            .set("read-docs", "", ["allow-b", "docs"])
             .set("all", "", ["default", "allow-b", "public", "hide"])
             .default_set(["allow-a", "allow-c"])
             .scope(ScopeKind::Path, ScopeDefault::Nothing),
-        plugin("q").scoped_command("a").scope(ScopeKind::Path, ScopeDefault::Everything),
+        plugin("q")
+            .scoped_command("a")
+            .permission(q_docs)
+            .set("across", "", ["allow-a", "docs", "p:allow-c", "p:hide"])
+            .scope(ScopeKind::Path, ScopeDefault::Everything),
         plugin("core").command("ping").command("reload").command("provide").default_set(["allow-ping"]).set(
             "operate",
             "",
@@ -137,6 +158,8 @@ impl Capability {
                 Matcher::Both(uid, gid) => format!("{{ uid = {uid}, gid = {gid} }}"),
                 Matcher::OwnUid => "\"self\"".to_owned(),
                 Matcher::Everyone => "\"everyone\"".to_owned(),
+                Matcher::Exe(path) => format!("{{ uid = {OWN}, exe = \"{path}\" }}"),
+                Matcher::Unit(unit) => format!("{{ uid = {OWN}, unit = \"{unit}\" }}"),
             })
             .collect();
         let entries: Vec<String> = self
@@ -164,54 +187,95 @@ impl Capability {
             Matcher::Both(uid, gid) => peer.uid == uid && in_group(gid),
             Matcher::OwnUid => peer.uid == OWN,
             Matcher::Everyone => true,
+            Matcher::Exe(path) => {
+                peer.uid == OWN
+                    && matches!(&peer.executable, ProcessFact::Known(e) if e.to_str() == Some(path))
+            }
+            Matcher::Unit(unit) => peer.uid == OWN && peer.unit == ProcessFact::Known(unit.to_owned()),
         })
     }
 }
 
-/// Whether `peer` may call `command` with `path`.
-pub(super) fn allowed(capabilities: &[Capability], peer: &PeerFacts, command: &str, path: &str) -> bool {
+/// A question: may this peer, keeping only what `kept` names, call this command with this path?
+pub(super) struct Question<'q> {
+    pub(super) peer: &'q PeerFacts,
+    pub(super) command: &'q str,
+    pub(super) path: &'q str,
+    /// `None` for a peer that is not narrowed.
+    pub(super) kept: Option<&'q [String]>,
+}
+
+/// A permission as a matching capability gives it.
+struct Held<'c> {
+    entry: &'c Entry,
+    part: &'static Part,
+    /// The peer kept its capability.
+    kept: bool,
+}
+
+/// The answer, by the rules.
+pub(super) fn allowed(capabilities: &[Capability], question: &Question<'_>) -> bool {
+    let Question { peer, command, path, kept } = *question;
     if peer.uid == 65_534 {
         return false;
     }
+    let keeps = |name: &str| kept.is_none_or(|kept| kept.iter().any(|k| k == name));
     // Rule 5: the embedded policy, which nothing takes away.
-    if (peer.uid == 0 || peer.uid == OWN) && matches!(command, "core.ping" | "core.reload") {
+    if (peer.uid == 0 || peer.uid == OWN)
+        && matches!(command, "core.ping" | "core.reload")
+        && keeps("operate")
+    {
         return true;
     }
     let plugin = command.split_once('.').map_or("", |(plugin, _)| plugin);
-    let held: Vec<(&Entry, &Part)> = capabilities
-        .iter()
-        .filter(|capability| capability.matches(peer))
-        .flat_map(|capability| &capability.entries)
-        .flat_map(|entry| entry.permission.parts.iter().map(move |part| (entry, part)))
-        .collect();
-    // Rule 1: a deny of a capability that matches.
-    if held.iter().any(|(_, part)| part.deny.contains(&command)) {
+    let mut held = Vec::new();
+    for (i, capability) in capabilities.iter().enumerate().filter(|(_, c)| c.matches(peer)) {
+        let kept = keeps(&format!("c{i}"));
+        for entry in &capability.entries {
+            held.extend(entry.permission.parts.iter().map(|part| Held { entry, part, kept }));
+        }
+    }
+    // Rule 1: a deny of a capability that matches, kept or not.
+    if held.iter().any(|h| h.part.deny.contains(&command)) {
         return false;
     }
-    let granting: Vec<_> = held.iter().filter(|(_, part)| part.allow.contains(&command)).collect();
+    let about: Vec<&Held<'_>> = held.iter().filter(|h| h.part.allow.contains(&command)).collect();
+    let granting: Vec<&Held<'_>> = about.iter().copied().filter(|h| h.kept).collect();
     if granting.is_empty() || !SCOPED.contains(&command) {
         return !granting.is_empty();
     }
-    // A permission without commands is a scope of its plugin.
-    let global = held.iter().filter(|(_, p)| p.allow.is_empty() && p.deny.is_empty() && p.plugin == plugin);
-    let global: Vec<_> = global.collect();
+    // A permission without commands is a scope of its plugin; in a set with commands of that plugin, of these.
+    let only_scope = |p: &Part| p.allow.is_empty() && p.deny.is_empty() && p.plugin == plugin;
+    let has_commands =
+        |e: &Entry| e.permission.parts.iter().any(|p| p.plugin == plugin && !p.allow.is_empty());
+    let global: Vec<&Held<'_>> =
+        held.iter().filter(|h| only_scope(h.part) && !has_commands(h.entry)).collect();
+    let beside = |h: &Held<'_>| -> Vec<&'static Part> {
+        let parts = h.entry.permission.parts.iter();
+        let own = std::iter::once(h.part);
+        own.chain(parts.filter(|p| only_scope(p) && has_commands(h.entry))).collect()
+    };
     let any = |patterns: &[&str]| patterns.iter().any(|pattern| matches(pattern, peer, path) == Some(true));
     // Rule 2: no applicable deny matches; one whose meaning is not known denies everything.
     let denies =
         |patterns: &[&str]| patterns.iter().any(|pattern| matches(pattern, peer, path) != Some(false));
-    if granting.iter().chain(&global).any(|(e, p)| denies(&e.deny) || denies(p.scope_deny)) {
+    if about.iter().any(|h| denies(&h.entry.deny) || beside(h).iter().any(|p| denies(p.scope_deny)))
+        || global.iter().any(|h| denies(&h.entry.deny) || denies(h.part.scope_deny))
+    {
         return false;
     }
     // Rules 2 and 3: some single grant allows it.
-    let of = |entry: &Entry, part: &Part| match (&entry.allow, part.scope_allow) {
-        (Some(own), _) if own.is_empty() => Some(false),
-        (Some(own), shipped) => Some(any(own) || shipped.is_some_and(any)),
-        (None, Some(shipped)) => Some(any(shipped)),
-        (None, None) => None,
+    let of = |own: Option<&Vec<&'static str>>, shipped: &[&Part]| -> Option<bool> {
+        let shipped: Vec<_> = shipped.iter().filter_map(|part| part.scope_allow).collect();
+        match own {
+            Some(own) if own.is_empty() => Some(false),
+            None if shipped.is_empty() => None,
+            own => Some(own.is_some_and(|own| any(own)) || shipped.iter().any(|patterns| any(patterns))),
+        }
     };
     let default = plugin == "q";
-    granting.iter().any(|(e, p)| of(e, p).unwrap_or(default))
-        || global.iter().any(|(e, p)| of(e, p) == Some(true))
+    granting.iter().any(|h| of(h.entry.allow.as_ref(), &beside(h)).unwrap_or(default))
+        || global.iter().any(|h| h.kept && of(h.entry.allow.as_ref(), &[h.part]) == Some(true))
 }
 
 /// The patterns of this test, each by hand. `None`: its variable has no value for this peer.

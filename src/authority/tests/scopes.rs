@@ -119,6 +119,44 @@ fn a_scope_without_commands_adds_to_its_plugin_for_its_peers() {
 }
 
 #[test]
+fn a_scope_in_a_set_beside_commands_is_the_scope_of_these() {
+    let docs = crate::authority::Permission {
+        identifier: "docs".to_owned(),
+        scope_allow: Some(vec!["/docs/**".into()]),
+        scope_deny: vec!["/docs/draft".into()],
+        ..Default::default()
+    };
+    let manifest = |default| {
+        plugin("p")
+            .scoped_command("x")
+            .scoped_command("y")
+            .permission(docs.clone())
+            .set("read-docs", "", ["allow-x", "docs"])
+            .scope(ScopeKind::Path, default)
+    };
+    for default in [ScopeDefault::Everything, ScopeDefault::Nothing] {
+        let text = "identifier = 'c'\npeers = ['everyone']\npermissions = [\n\
+                    { identifier = 'p:read-docs', allow = ['/more'] }, { identifier = 'p:allow-y', allow = ['/y'] }]";
+        let policy = Policy::new(5, &super::Users)
+            .manifest(manifest(default))
+            .document(Source::new("t.toml", None, text), Format::Toml)
+            .compile()
+            .unwrap();
+        let grants = policy.snapshot.peer(&ana());
+        let may = |command: &str, path: &str| match grants.authorize(command) {
+            Verdict::Allow(grant) => grant.check::<PathScope>(Path::new(path)).is_allowed(),
+            Verdict::Deny(_) => false,
+        };
+        assert!(
+            may("p.x", "/docs/a") && may("p.x", "/more") && !may("p.x", "/docs/draft") && !may("p.x", "/b")
+        );
+        // Of the other command, granted elsewhere, it is not.
+        assert!(may("p.y", "/y") && !may("p.y", "/docs/a"));
+        assert!(grants.global_scopes("p").is_empty());
+    }
+}
+
+#[test]
 fn the_peers_home_is_the_peers() {
     let policy = reading(
         "{ identifier = 'fs:allow-read-file', allow = ['$PEER_HOME/**', '/srv/**'], deny = ['$PEER_HOME/private/**'] }",
