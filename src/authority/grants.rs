@@ -287,6 +287,11 @@ impl Grant {
         self.plugin.scopes()
     }
 
+    /// What a scope that names nothing stands for.
+    pub(crate) fn default_scope(&self) -> &ScopeDefault {
+        &self.default
+    }
+
     /// The values of variables for this peer.
     #[must_use]
     pub fn context(&self) -> &ScopeContext {

@@ -16,6 +16,7 @@ mod glob;
 mod grants;
 mod identifier;
 mod json;
+mod kept;
 pub mod load;
 mod matcher;
 mod path;

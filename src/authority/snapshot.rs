@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::grants::{GrantId, GrantsBuilder, PeerGrants, Stay};
 use super::peer::{NeededFacts, PeerFacts, PeerState, Subject};
@@ -41,12 +41,16 @@ struct PeerCache {
 }
 
 impl PeerCache {
-    fn insert(&mut self, key: PeerKey, grants: Arc<PeerGrants>) {
+    /// Keeps `grants`, unless somebody else was quicker; gives what is kept.
+    fn insert(&mut self, key: PeerKey, grants: Arc<PeerGrants>) -> Arc<PeerGrants> {
+        if let Some(kept) = self.grants.get(&key) {
+            return Arc::clone(kept);
+        }
         if self.grants.len() >= self.sweep_at.max(CACHED_PEERS) {
             self.grants.retain(|_, grants| Arc::strong_count(grants) > 1);
             self.sweep_at = 2 * self.grants.len();
         }
-        self.grants.insert(key, grants);
+        Arc::clone(self.grants.entry(key).insert_entry(grants).get())
     }
 }
 
@@ -174,14 +178,23 @@ impl PolicySnapshot {
     }
 
     fn cached(&self, key: PeerKey, facts: &PeerFacts) -> Arc<PeerGrants> {
-        // A panic while it is held leaves a map that is whole: nothing is half inserted.
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(grants) = cache.grants.get(&key) {
+        if let Some(grants) = self.cache().grants.get(&key) {
             return Arc::clone(grants);
         }
+        // While the cache is free: whoever only looks something up must not wait for it.
         let grants = Arc::new(self.compile(&key, facts));
-        cache.insert(key, Arc::clone(&grants));
-        grants
+        self.cache().insert(key, grants)
+    }
+
+    /// Whether [`peer`](Self::peer) is one lookup for a peer with these facts, as it is while the grants of one like it are
+    /// in use.
+    pub(crate) fn is_prepared_for(&self, facts: &PeerFacts) -> bool {
+        facts.unmatchable().is_some() || self.cache().grants.contains_key(&self.key(facts))
+    }
+
+    fn cache(&self) -> MutexGuard<'_, PeerCache> {
+        // A panic while it is held leaves a map that is whole: nothing is half inserted.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The capabilities that match a peer, in the order of their files.

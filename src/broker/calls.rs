@@ -17,6 +17,7 @@ use invoked_proto::registry::{Delivery, ErrorCode, limits};
 use super::output::{Observed, Output, Place, Run};
 use super::quota::{Charge, Resource};
 use super::slots::CallId;
+use super::sweep::Epoch;
 use super::{Broker, PeerState, Standing};
 use crate::authority::{Grant, Verdict};
 use crate::commands::RegisteredCommand;
@@ -30,7 +31,10 @@ const INLINE_MAX: usize = 16 * 1024;
 pub(super) struct CallState {
     /// The caller and its stream, until it is answered.
     caller: Option<(PeerId, u64)>,
-    pub(super) command: Arc<RegisteredCommand>,
+    /// What allowed it.
+    pub(super) grant: Arc<Grant>,
+    /// The policy by which it was last found allowed.
+    pub(super) epoch: Epoch,
     phase: Phase,
     deadline: Option<Instant>,
     started: Instant,
@@ -60,6 +64,13 @@ struct Admitted {
     grant: Arc<Grant>,
     headers: Vec<HeaderField>,
     deadline: Option<Instant>,
+}
+
+impl CallState {
+    /// Whom its end is told, until it is.
+    pub(super) fn caller(&self) -> Option<(PeerId, u64)> {
+        self.caller
+    }
 }
 
 /// How a call ended at its caller.
@@ -117,7 +128,8 @@ impl Broker {
             Ok((admitted, assembly, slot, memory)) => {
                 let state = CallState {
                     caller: Some((peer, stream)),
-                    command: Arc::clone(&admitted.command),
+                    grant: Arc::clone(&admitted.grant),
+                    epoch: self.epoch,
                     deadline: admitted.deadline,
                     phase: Phase::Running,
                     started: now,
@@ -150,6 +162,9 @@ impl Broker {
         more: More,
     ) {
         let Some(&id) = self.peers.get(&peer).and_then(|state| state.calls.get(&stream)) else { return };
+        if self.revoke_if_gone(now, id) {
+            return;
+        }
         let Some(call) = self.calls.find_mut(id) else { return };
         let Phase::Receiving(receiving) = &mut call.phase else { return };
         if receiving.assembly.push(fragment).is_err() {
@@ -177,6 +192,7 @@ impl Broker {
 
     /// A handler ended, or could not be started. Only the first completion of a call counts.
     pub(crate) fn handle_completion(&mut self, now: Instant, id: CallId, outcome: Outcome) {
+        self.revoke_if_gone(now, id);
         let Some(call) = self.calls.find_mut(id) else { return };
         if call.caller.is_none() {
             self.stats.late_completions += 1;
@@ -212,13 +228,6 @@ impl Broker {
         }
     }
 
-    /// Ends the calls of `peer` whose grant is not in force any more.
-    pub(super) fn revoke(&mut self, now: Instant, revoked: Vec<CallId>) {
-        for id in revoked {
-            self.abandon(now, id, ErrorCode::Revoked, "a change of the policy took the grant away");
-        }
-    }
-
     /// Everything that must hold before a byte of the message is kept.
     fn admit(
         &mut self,
@@ -228,7 +237,7 @@ impl Broker {
         payload: Bytes,
     ) -> Result<(Admitted, Assembly, Charge, Option<Charge>), Ending> {
         let not_delivered = |code, text: &str| Ending::framework(code, text, Delivery::NotDelivered);
-        let Some(state) = self.peers.get(&peer) else {
+        let Some(state) = self.refresh(peer) else {
             return Err(not_delivered(ErrorCode::Unavailable, "the connection is going away"));
         };
         if state.standing != Standing::Welcomed {
@@ -340,7 +349,7 @@ impl Broker {
     }
 
     /// Ends the caller's leg at once; the callee's goes on until its handler ends.
-    fn abandon(&mut self, now: Instant, id: CallId, code: ErrorCode, text: &str) {
+    pub(super) fn abandon(&mut self, now: Instant, id: CallId, code: ErrorCode, text: &str) {
         let Some(call) = self.calls.find_mut(id) else { return };
         let Some((peer, stream)) = call.caller else { return };
         self.stats.abandoned += 1;

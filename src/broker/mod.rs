@@ -9,6 +9,7 @@ mod output;
 mod quota;
 mod slots;
 mod stats;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +31,10 @@ pub(crate) use quota::{Bound, Bounds};
 pub(crate) use slots::CallId;
 use slots::Slots;
 pub(crate) use stats::Stats;
+pub(crate) use sweep::Swept;
+use sweep::{Epoch, Sweep};
 
-use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, RefusalCode, ScopeDenial, Verdict};
+use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, RefusalCode, ScopeDenial};
 use crate::commands::CommandTable;
 use crate::ipc::{Peer, PeerId};
 use crate::log_limit::LogLimit;
@@ -67,8 +70,13 @@ impl Default for BrokerSettings {
 pub(crate) struct Broker {
     settings: BrokerSettings,
     policy: Arc<PolicySnapshot>,
+    /// Counts the policies that were in force.
+    epoch: Epoch,
+    sweep: Option<Sweep>,
     commands: Arc<CommandTable>,
     peers: HashMap<PeerId, PeerState>,
+    /// The same peers in an order that a sweep can go on in.
+    order: BTreeSet<PeerId>,
     next_peer: u64,
     calls: Slots<CallState>,
     deadlines: BTreeSet<(Instant, CallId)>,
@@ -100,6 +108,8 @@ struct PeerState {
     peer: Arc<Peer>,
     facts: PeerFacts,
     grants: Arc<PeerGrants>,
+    /// The policy that gave these.
+    epoch: Epoch,
     account: Rc<Account>,
     _connection: Charge,
     standing: Standing,
@@ -116,8 +126,11 @@ impl Broker {
     ) -> Self {
         Broker {
             policy,
+            epoch: Epoch::default(),
+            sweep: None,
             commands,
             peers: HashMap::new(),
+            order: BTreeSet::new(),
             next_peer: 1,
             calls: Slots::new(),
             deadlines: BTreeSet::new(),
@@ -161,6 +174,7 @@ impl Broker {
             peer,
             facts,
             grants,
+            epoch: self.epoch,
             account,
             _connection: connection,
             standing: Standing::Unknown,
@@ -168,6 +182,7 @@ impl Broker {
             calls: HashMap::new(),
         };
         self.peers.insert(id, state);
+        self.order.insert(id);
         Some(id)
     }
 
@@ -204,6 +219,7 @@ impl Broker {
 
     /// The connection is gone.
     pub(crate) fn handle_loss(&mut self, now: Instant, id: PeerId) {
+        self.order.remove(&id);
         if let Some(state) = self.peers.remove(&id) {
             self.abandon_all(now, state);
         }
@@ -214,22 +230,6 @@ impl Broker {
         if let Some(state) = self.peers.get_mut(&id) {
             state.unread.settle(bytes as u64);
         }
-    }
-
-    /// Another policy is in force from now on; what it no longer grants ends with `revoked`.
-    pub(crate) fn handle_policy(&mut self, now: Instant, policy: Arc<PolicySnapshot>) {
-        self.policy = policy;
-        let mut revoked = Vec::new();
-        for state in self.peers.values_mut() {
-            state.grants = self.policy.peer(&state.facts);
-        }
-        for state in self.peers.values() {
-            let gone = |id: &CallId| {
-                self.calls.find(*id).is_some_and(|call| !is_allowed(&state.grants, call.command.name()))
-            };
-            revoked.extend(state.calls.values().copied().filter(gone));
-        }
-        self.revoke(now, revoked);
     }
 
     /// The scopes of a grant refused an argument of a call of `id`.
@@ -284,11 +284,6 @@ impl Broker {
         &self.commands
     }
 
-    /// Grants of a connected peer.
-    pub(crate) fn grants(&self, id: PeerId) -> Option<&Arc<PeerGrants>> {
-        self.peers.get(&id).map(|state| &state.grants)
-    }
-
     /// Whether many bytes were held a while ago and few are now, so that their memory should be given back. Tells it once.
     pub(crate) fn poll_relief(&mut self) -> bool {
         let is_over = self.most_held >= MANY_HELD && self.held() <= self.most_held / 8;
@@ -329,8 +324,4 @@ impl PeerState {
         };
         (code, refusal.message)
     }
-}
-
-fn is_allowed(grants: &PeerGrants, name: &str) -> bool {
-    matches!(grants.authorize(name), Verdict::Allow(_))
 }

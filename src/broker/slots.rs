@@ -30,6 +30,18 @@ impl<T> Slots<T> {
         self.len
     }
 
+    /// Slots there are, those without a value included.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The name of what is in a slot.
+    pub(super) fn at(&self, slot: usize) -> Option<CallId> {
+        let Slot { generation, value } = self.slots.get(slot)?;
+        value.as_ref()?;
+        Some(CallId { slot: u32::try_from(slot).ok()?, generation: *generation })
+    }
+
     pub(super) fn insert(&mut self, value: T) -> CallId {
         self.len += 1;
         if let Some(slot) = self.free.pop() {

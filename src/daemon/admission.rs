@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -14,7 +15,7 @@ use invoked_proto::registry::ErrorCode;
 use invoked_transport::{AsyncStream, Credentials, FdRefusalState, PeerProcess, Stream};
 
 use crate::authority::load::PasswdFiles;
-use crate::authority::{PeerFacts, UserDirectory};
+use crate::authority::{PeerFacts, PeerGrants, UserDirectory};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::log_limit::LogLimit;
@@ -78,6 +79,7 @@ impl Admission {
 
     async fn admit(&self, stream: Stream) -> io::Result<Option<(Session, PeerFacts)>> {
         let facts = self.facts(stream.credentials()?).await;
+        let _prepared = self.prepare(&facts).await;
         // No lane that needs descriptors is offered, so none need come in at all.
         match stream.refuse_fds()? {
             FdRefusalState::InForce => {}
@@ -101,6 +103,17 @@ impl Admission {
         self.hub.attach(id, Connection::daemon(self.settings, Instant::now()));
         guard.keep();
         Ok(Some((Session::new(Rc::clone(&self.hub), id, stream, handshake), facts)))
+    }
+
+    /// What the policy gives a peer with these facts. To compile it takes long where many capabilities match, so that is
+    /// done off the loop, once for all peers that are alike; while the result is kept, the broker finds it ready.
+    async fn prepare(&self, facts: &PeerFacts) -> Option<Arc<PeerGrants>> {
+        let policy = self.hub.with_broker(|broker| Arc::clone(broker.policy()));
+        if policy.is_prepared_for(facts) {
+            return Some(policy.peer(facts));
+        }
+        let facts = facts.clone();
+        tokio::task::spawn_blocking(move || policy.peer(&facts)).await.ok()
     }
 
     /// One line for a connection that ended badly, but not too often.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::PolicySource;
-use crate::authority::{Grant, PolicyError, ScopeDenial};
+use crate::authority::{CompiledPolicy, Grant, PeerGrants, PolicyError, PolicySnapshot, ScopeDenial};
 use crate::ipc::PeerId;
 use crate::session::Hub;
 
@@ -98,11 +98,27 @@ impl DaemonHandle {
         }
         let source = Arc::clone(&self.0.source);
         let loaded = tokio::task::spawn_blocking(move || source.load()).await;
-        let compiled = loaded.map_err(|_| ReloadError::Stopped)?.map_err(ReloadError::Policy)?;
-        let policy = Arc::new(compiled.snapshot);
+        let CompiledPolicy { snapshot, warnings, .. } =
+            loaded.map_err(|_| ReloadError::Stopped)?.map_err(ReloadError::Policy)?;
+        let policy = Arc::new(snapshot);
+        let prepared = self.prepare(&policy).await.ok_or(ReloadError::Stopped)?;
         let (revision, capabilities) = (policy.revision(), policy.capability_count());
-        self.ask(move |hub| hub.set_policy(policy)).await.ok_or(ReloadError::Stopped)?;
-        Ok(Reloaded { revision, capabilities, warnings: compiled.warnings })
+        self.ask(move |hub| hub.set_policy(policy, prepared)).await.ok_or(ReloadError::Stopped)?;
+        Ok(Reloaded { revision, capabilities, warnings })
+    }
+
+    /// Compiles what `policy` gives the peers that are there. To ask who is there takes the loop a slice at a time.
+    async fn prepare(&self, policy: &Arc<PolicySnapshot>) -> Option<Vec<Arc<PeerGrants>>> {
+        let mut prepared = Vec::new();
+        let mut last = PeerId(0);
+        loop {
+            let peers = self.ask(move |hub| hub.with_broker(|broker| broker.peers_after(last))).await?;
+            let Some((id, _)) = peers.last() else { return Some(prepared) };
+            last = *id;
+            let policy = Arc::clone(policy);
+            let compile = move || peers.iter().map(|(_, facts)| policy.peer(facts)).collect::<Vec<_>>();
+            prepared.append(&mut tokio::task::spawn_blocking(compile).await.ok()?);
+        }
     }
 
     fn may_reload(&self, now: Instant) -> bool {

@@ -171,6 +171,10 @@ impl Daemon {
             let hub = Rc::clone(&hub);
             async move { hub.watch_memory().await }
         });
+        let sweeping = tokio::task::spawn_local({
+            let hub = Rc::clone(&hub);
+            async move { hub.watch_policy().await }
+        });
         let mut stopping = handle.stopping();
         tokio::pin!(until);
         loop {
@@ -188,6 +192,7 @@ impl Daemon {
         completing.abort();
         timing.abort();
         relieving.abort();
+        sweeping.abort();
         Ok(())
     }
 }

@@ -112,7 +112,7 @@ async fn describe(message: InvokeMessage) -> Outcome {
                 (Verdict::Allow(_), Some(command)) => Ok(describe_command(&command)),
                 // The same answer as a call of it would get: it must not tell more.
                 _ => {
-                    let refusal = broker.policy().refusal(grants, name);
+                    let refusal = broker.policy().refusal(&grants, name);
                     let code = match refusal.code {
                         crate::authority::RefusalCode::NotFound => ErrorCode::NotFound,
                         crate::authority::RefusalCode::PermissionDenied => ErrorCode::PermissionDenied,

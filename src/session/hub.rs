@@ -17,8 +17,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::Link;
-use crate::authority::{Grant, PeerFacts, PolicySnapshot, ScopeDenial};
-use crate::broker::{Broker, Observed, Output};
+use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, ScopeDenial};
+use crate::broker::{Broker, Observed, Output, Swept};
 use crate::ipc::PeerId;
 use crate::runner::{Completion, Runner};
 
@@ -45,6 +45,8 @@ pub(crate) struct Hub {
     rearm: Notify,
     /// Memory is to be given back.
     relief: Notify,
+    /// Another policy is in force.
+    policy_changed: Notify,
 }
 
 impl Hub {
@@ -60,6 +62,7 @@ impl Hub {
             armed: Cell::new(None),
             rearm: Notify::new(),
             relief: Notify::new(),
+            policy_changed: Notify::new(),
         }
     }
 
@@ -83,11 +86,10 @@ impl Hub {
         read(&self.broker.borrow())
     }
 
-    /// Puts another policy in force.
-    pub(crate) fn set_policy(&self, policy: Arc<PolicySnapshot>) {
-        let now = Instant::now();
-        self.broker.borrow_mut().handle_policy(now, policy);
-        self.pump(now);
+    /// Puts another policy in force; `prepared` is what it gives the peers that are there.
+    pub(crate) fn set_policy(&self, policy: Arc<PolicySnapshot>, prepared: Vec<Arc<PeerGrants>>) {
+        self.broker.borrow_mut().handle_policy(policy, prepared);
+        self.policy_changed.notify_one();
     }
 
     /// Logs, in full, that the scopes of a grant refused an argument.
@@ -140,6 +142,30 @@ impl Hub {
                     }
                 }
             }
+        }
+    }
+
+    /// Ends what changes of the policy no longer grant, for ever; the sessions have their turns in between.
+    pub(crate) async fn watch_policy(&self) {
+        loop {
+            self.policy_changed.notified().await;
+            let retired = loop {
+                let now = Instant::now();
+                let swept = self.broker.borrow_mut().sweep(now);
+                self.pump(now);
+                match swept {
+                    Swept::Partly { looked_at } => {
+                        tracing::trace!(
+                            looked_at,
+                            "a slice of calls and peers, after a change of the policy"
+                        );
+                        tokio::task::yield_now().await;
+                    }
+                    Swept::Wholly(retired) => break retired,
+                }
+            };
+            // It fails only when the runtime ends, and this task with it.
+            drop(tokio::task::spawn_blocking(move || drop(retired)).await);
         }
     }
 

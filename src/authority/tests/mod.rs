@@ -4,6 +4,7 @@ mod documents;
 mod explanations;
 mod files;
 mod fixtures;
+mod kept;
 mod narrowing;
 mod processes;
 mod properties;

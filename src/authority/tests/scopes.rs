@@ -204,7 +204,7 @@ fn the_daemons_own_home_is_a_trap_in_the_systems_daemon() {
 
 /// A scope type of an application: matches equal text, and denies what it can't read.
 #[derive(Debug)]
-struct Exactly(String);
+pub(super) struct Exactly(String);
 
 impl ScopeObject for Exactly {
     fn parse(value: &Value, _: ScopeRole, _: &ScopeContext) -> Result<Self, ScopeError> {

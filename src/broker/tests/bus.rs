@@ -13,7 +13,7 @@ use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_proto::testing::{Token, output};
 
 use crate::authority::{Format, PeerFacts, Policy, PolicySnapshot, Source, UserDirectory};
-use crate::broker::{Bounds, Broker, BrokerSettings, CallId, Observed, Output, Run};
+use crate::broker::{Bounds, Broker, BrokerSettings, CallId, Observed, Output, Run, Swept};
 use crate::commands::CommandTable;
 use crate::ipc::{Command, Outcome, PeerId, Response};
 use crate::plugin::{self, Plugin};
@@ -175,6 +175,19 @@ impl Bus {
         self.settle();
     }
 
+    /// Puts a policy in force and works the change off, all at one instant; what each slice but the last looked at.
+    pub(super) fn reload(&mut self, policy: Arc<PolicySnapshot>) -> Vec<usize> {
+        self.broker.handle_policy(policy, Vec::new());
+        let mut slices = Vec::new();
+        while let Swept::Partly { looked_at } = self.broker.sweep(self.now) {
+            slices.push(looked_at);
+            // As in the daemon, where sessions have their turns in between.
+            self.settle();
+        }
+        self.settle();
+        slices
+    }
+
     /// What the caller saw of a call; panics if it ended more than once.
     pub(super) fn end(&self, peer: usize, stream: u64) -> Option<&End> {
         let ends = self.peers[peer].ends.get(&stream)?;
@@ -195,11 +208,18 @@ impl Bus {
         }
     }
 
-    /// Delivers the first `bytes` of what a client has to send, and nothing else.
-    pub(super) fn deliver_partially(&mut self, peer: usize, bytes: usize) {
-        let out = output(&mut self.peers[peer].client);
+    /// Delivers the first `bytes` of what a client has to send, and nothing else; the rest is still to be delivered.
+    pub(super) fn deliver_partially(&mut self, peer: usize, bytes: usize) -> Bytes {
+        let mut out = output(&mut self.peers[peer].client);
         assert!(bytes < out.len(), "the whole message fits in {bytes} bytes");
-        self.peers[peer].daemon.handle_input(self.now, out.slice(..bytes), []).unwrap();
+        let rest = out.split_off(bytes);
+        self.deliver(peer, out);
+        rest
+    }
+
+    /// Delivers bytes of a client.
+    pub(super) fn deliver(&mut self, peer: usize, bytes: Bytes) {
+        self.peers[peer].daemon.handle_input(self.now, bytes, []).unwrap();
         self.take_events(peer);
         self.pump_outputs();
     }

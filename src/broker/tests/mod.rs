@@ -1,6 +1,7 @@
 //! Dialogues on the simulated bus.
 
 mod bus;
+mod reloads;
 
 use std::time::Duration;
 
@@ -157,32 +158,6 @@ fn a_caller_lost_in_the_middle_of_a_message_leaves_nothing() {
     bus.kill(ana);
     assert!(bus.cancelled.is_empty(), "no handler had it");
     assert_idle(&bus);
-}
-
-#[test]
-fn a_reload_that_removes_a_grant_ends_what_it_allowed_in_the_same_instant() {
-    let mut bus = Bus::new();
-    let ana = bus.connect(1000).unwrap();
-    let stream = bus.call(ana, "t.slow", 0);
-    bus.broker.handle_policy(bus.now, policy(r#"["t:allow-quick"]"#));
-    bus.settle();
-    assert_eq!(bus.end(ana, stream), Some(&fail(ErrorCode::Revoked, Delivery::Delivered)));
-    let again = bus.call(ana, "t.slow", 0);
-    assert_eq!(bus.end(ana, again), Some(&fail(ErrorCode::PermissionDenied, Delivery::NotDelivered)));
-    bus.complete_oldest(done());
-    assert_idle(&bus);
-}
-
-#[test]
-fn a_reload_that_keeps_a_grant_keeps_its_calls() {
-    let mut bus = Bus::new();
-    let ana = bus.connect(1000).unwrap();
-    let stream = bus.call(ana, "t.slow", 0);
-    bus.broker.handle_policy(bus.now, policy(r#"["t:allow-slow"]"#));
-    bus.settle();
-    assert_eq!(bus.end(ana, stream), None);
-    bus.complete_oldest(done());
-    assert!(matches!(bus.end(ana, stream), Some(End::Reply(_))));
 }
 
 #[test]
@@ -397,7 +372,7 @@ enum Step {
     Complete { pick: usize, ok: bool },
     Advance { ms: u64 },
     Kill { peer: usize },
-    Reload { slow: bool },
+    Reload { slow: bool, sweep: bool },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -409,7 +384,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (any::<usize>(), any::<bool>()).prop_map(|(pick, ok)| Step::Complete { pick, ok }),
         2 => (0..40_u64).prop_map(|ms| Step::Advance { ms }),
         1 => (0..3_usize).prop_map(|peer| Step::Kill { peer }),
-        1 => any::<bool>().prop_map(|slow| Step::Reload { slow }),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(slow, sweep)| Step::Reload { slow, sweep }),
     ];
     proptest::collection::vec(step, 1..60)
 }
@@ -428,6 +403,7 @@ proptest! {
         };
         let mut bus = Bus::with_bounds(bounds);
         let mut alive = [true; 3];
+        let mut is_allowed = true;
         for _ in 0..3 {
             bus.connect(1000).unwrap();
         }
@@ -435,8 +411,10 @@ proptest! {
         for step in steps {
             match step {
                 Step::Call { peer, len, deadline_ms } if alive[peer] => {
+                    let running = bus.running.len();
                     let stream = bus.start(peer, "t.slow", len, deadline_ms.map(|ms| ms * 1000));
                     bus.settle();
+                    prop_assert!(is_allowed || bus.running.len() == running, "a denied call reached a handler");
                     started.push((peer, stream));
                 }
                 Step::Cancel { peer, pick } if alive[peer] => {
@@ -450,17 +428,23 @@ proptest! {
                     let at = pick % bus.running.len();
                     let run = bus.running.remove(at).unwrap();
                     let outcome = if ok { done() } else { Err(InvokeError::json(&1).into()) };
+                    let replies = bus.broker.stats().replies;
                     bus.complete(run.call, outcome);
+                    prop_assert!(is_allowed || bus.broker.stats().replies == replies, "a revoked call was answered");
                 }
                 Step::Advance { ms } => bus.advance(Duration::from_millis(ms)),
                 Step::Kill { peer } if alive[peer] => {
                     alive[peer] = false;
                     bus.kill(peer);
                 }
-                Step::Reload { slow } => {
+                Step::Reload { slow, sweep } => {
                     let text = if slow { r#"["t:allow-slow"]"# } else { r#"["t:allow-quick"]"# };
-                    bus.broker.handle_policy(bus.now, policy(text));
-                    bus.settle();
+                    is_allowed = slow;
+                    if sweep {
+                        bus.reload(policy(text));
+                    } else {
+                        bus.broker.handle_policy(policy(text), Vec::new());
+                    }
                 }
                 _ => {}
             }

@@ -1,0 +1,142 @@
+//! A change of the policy: in force at once, worked off in slices.
+//!
+//! From [`Broker::handle_policy`] on, whatever a peer sends and whatever a handler answers is judged by the new policy
+//! before anything comes of it, wherever the sweep has got to. The sweep brings the news to the others: calls at which
+//! nothing happens, peers that are silent. It looks at so many at a time, so that ten thousand of them don't hold the
+//! loop up.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use invoked_proto::registry::ErrorCode;
+
+use super::slots::CallId;
+use super::{Broker, PeerState};
+use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, Verdict};
+use crate::ipc::PeerId;
+
+/// Calls and peers that one slice looks at, together: some tens of microseconds.
+pub(super) const SLICE: usize = 512;
+
+/// Which of the policies that were in force since the start something was last judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Epoch(u64);
+
+/// What a change of the policy left to do.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    /// The slot of the next call to look at.
+    call: usize,
+    /// Peers up to this one were looked at.
+    peer: PeerId,
+    retired: Retired,
+}
+
+/// What is of no use any more once a sweep is through. To free it takes long, so that is for another thread.
+#[derive(Debug, Default)]
+pub(crate) struct Retired {
+    /// Policies that peers held grants of.
+    policies: Vec<Arc<PolicySnapshot>>,
+    /// What was compiled before the policy came into force, and kept until all peers have theirs.
+    prepared: Vec<Arc<PeerGrants>>,
+}
+
+/// What one slice did.
+#[derive(Debug)]
+pub(crate) enum Swept {
+    /// There is more to look at.
+    Partly {
+        /// Calls and peers that were looked at, those that have ended included.
+        looked_at: usize,
+    },
+    /// Everybody goes by the policy in force.
+    Wholly(Retired),
+}
+
+impl Broker {
+    /// Another policy is in force from now on. What it no longer grants ends with `revoked`: at the next thing that
+    /// happens to it, or when [`sweep`](Self::sweep) comes to it, which is to be called until it is through. `prepared` is
+    /// what it gives the peers that are there, compiled elsewhere; what is missing is compiled here.
+    pub(crate) fn handle_policy(&mut self, policy: Arc<PolicySnapshot>, prepared: Vec<Arc<PeerGrants>>) {
+        let before = std::mem::replace(&mut self.policy, policy);
+        self.epoch = Epoch(self.epoch.0 + 1);
+        // A sweep that was under way begins again: what it saw, it saw with the eyes of the policy before.
+        let mut retired = self.sweep.take().map_or_else(Retired::default, |sweep| sweep.retired);
+        retired.policies.push(before);
+        retired.prepared.extend(prepared);
+        self.sweep = Some(Sweep { call: 0, peer: PeerId(0), retired });
+    }
+
+    /// The next few peers after `after`, with what their grants depend on, so that these can be compiled elsewhere before
+    /// another policy comes into force.
+    pub(crate) fn peers_after(&self, after: PeerId) -> Vec<(PeerId, PeerFacts)> {
+        let ids = self.order.range(PeerId(after.0.saturating_add(1))..).take(SLICE);
+        ids.filter_map(|id| Some((*id, self.peers.get(id)?.facts.clone()))).collect()
+    }
+
+    /// Looks at the next few calls and peers after a change of the policy.
+    pub(crate) fn sweep(&mut self, now: Instant) -> Swept {
+        let Some(mut sweep) = self.sweep.take() else { return Swept::Wholly(Retired::default()) };
+        let mut left = SLICE;
+        let calls = sweep.call..self.calls.slots().min(sweep.call + left);
+        left -= calls.len();
+        for slot in calls {
+            sweep.call = slot + 1;
+            if let Some(id) = self.calls.at(slot) {
+                self.revoke_if_gone(now, id);
+            }
+        }
+        while left > 0 {
+            let Some(id) = self.order.range(PeerId(sweep.peer.0 + 1)..).next().copied() else {
+                return Swept::Wholly(sweep.retired);
+            };
+            sweep.peer = id;
+            left -= 1;
+            self.refresh(id);
+        }
+        self.sweep = Some(sweep);
+        Swept::Partly { looked_at: SLICE }
+    }
+
+    /// The peer, with what the policy in force gives it.
+    pub(super) fn refresh(&mut self, id: PeerId) -> Option<&mut PeerState> {
+        let state = self.peers.get_mut(&id)?;
+        if state.epoch != self.epoch {
+            state.grants = self.policy.peer(&state.facts);
+            state.epoch = self.epoch;
+        }
+        Some(state)
+    }
+
+    /// What the policy in force gives a connected peer.
+    pub(crate) fn grants(&self, id: PeerId) -> Option<Arc<PeerGrants>> {
+        let state = self.peers.get(&id)?;
+        Some(if state.epoch == self.epoch {
+            Arc::clone(&state.grants)
+        } else {
+            self.policy.peer(&state.facts)
+        })
+    }
+
+    /// Ends a call whose grant a change of the policy took away, and tells whether it did. To be asked before anything
+    /// that happens to the call has an effect.
+    pub(super) fn revoke_if_gone(&mut self, now: Instant, id: CallId) -> bool {
+        let Some(call) = self.calls.find(id) else { return false };
+        let Some((peer, _)) = call.caller().filter(|_| call.epoch != self.epoch) else { return false };
+        let Some(state) = self.refresh(peer) else { return false };
+        let grants = Arc::clone(&state.grants);
+        let epoch = state.epoch;
+        let Some(call) = self.calls.find_mut(id) else { return false };
+        if is_kept(&grants, &call.grant) {
+            call.epoch = epoch;
+            return false;
+        }
+        self.abandon(now, id, ErrorCode::Revoked, "a change of the policy took the grant away");
+        true
+    }
+}
+
+/// Whether all that `before` allowed is still allowed.
+fn is_kept(grants: &PeerGrants, before: &Grant) -> bool {
+    matches!(grants.authorize(before.command().as_str()), Verdict::Allow(grant) if grant.keeps(before))
+}
