@@ -7,10 +7,14 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use invoked::Config;
-use invoked::ipc::{Command, Invoke, InvokeMessage, InvokeResolver, Outcome, Response};
+use invoked::ipc::{
+    Command, CommandArg, CommandItem, Invoke, InvokeMessage, InvokeResolver, Outcome, Response,
+};
 use invoked::transport::{Access, Listener};
 use invoked_client::blocking::Client;
 use invoked_client::{Delivery, ErrorCode};
+use invoked_proto::registry::limits;
+use serde_json::Value;
 
 use crate::harness::{Place, eventually};
 
@@ -150,6 +154,33 @@ fn a_resolver_that_is_dropped_answers_internal_and_one_kept_answers_later() {
     client.ping().expect("nobody waits for it");
     kept.lock().unwrap().pop().unwrap().resolve("later");
     assert_eq!(asking.join().unwrap(), "later");
+}
+
+#[test]
+fn a_body_is_parsed_as_deep_as_its_limit_and_no_deeper() {
+    let take = Command::blocking("take", |message: &InvokeMessage| {
+        Value::from_command(CommandItem { command: "take", key: "value", message })?;
+        ok()
+    });
+    let daemon = Embedded::start(Config::default(), vec![take]);
+    let client = daemon.client();
+    // The body's object is one level of it.
+    let nested = |depth: usize, open: &str, close: &str| {
+        format!("{{\"value\":{}1{}}}", open.repeat(depth - 1), close.repeat(depth - 1))
+    };
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let call = |depth| client.call("take").json(nested(depth, open, close)).send();
+        call(limits::MAX_JSON_DEPTH).unwrap_or_else(|error| panic!("{open} at the limit: {error}"));
+        for depth in [limits::MAX_JSON_DEPTH + 1, 200, 1_000_000] {
+            let error = call(depth).unwrap_err();
+            assert_eq!(error.code(), Some(ErrorCode::InvalidArgument), "{open} {depth}: {error}");
+            assert!(error.to_string().contains("recursion limit"), "{open} {depth}: {error}");
+        }
+    }
+    // What no argument asks for is skipped and not parsed.
+    let beside = format!("{{\"value\":1,\"other\":{}{}}}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+    client.call("take").json(beside).send().expect("skipped");
+    client.ping().expect("the connection lives on");
 }
 
 #[test]
