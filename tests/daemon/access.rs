@@ -1,9 +1,13 @@
 //! Who gets in, who may do what, and what the log says about who may not.
 
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
 use invoked_client::blocking::Client;
 
-use crate::child::{Other, STRANGER, can_be_others};
-use crate::harness::{Start, stats};
+use crate::child::{Other, STRANGER, can_be_others, copy_of};
+use crate::harness::{Place, Start, stats};
 
 /// A file that tries to take everything from everybody.
 const DENY_ALL: &str = r#"
@@ -55,6 +59,37 @@ fn owner_access_keeps_others_out_and_their_error_says_what_does() {
         assert!(answer.contains(part), "{part:?} is not in: {answer}");
     }
     daemon.client().ping().unwrap();
+}
+
+/// Runs `invokectl call core.ping` as a stranger; gives its exit code and what it says.
+fn invokectl_of_a_stranger(place: &Place) -> (Option<i32>, String) {
+    let (program, _copy) = copy_of(Path::new(env!("CARGO_BIN_EXE_invokectl")));
+    let mut command = Command::new(program);
+    command.uid(STRANGER).gid(STRANGER).current_dir("/").env_clear();
+    let output =
+        command.arg("-a").arg(place.address().to_string()).args(["call", "core.ping"]).output().unwrap();
+    assert!(output.stdout.is_empty(), "{:?}", output.stdout);
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn the_command_line_of_an_unlisted_uid_ends_with_the_code_of_a_denial() {
+    if !can_be_others("that invokectl of an unlisted uid exits with 3, and with 5 where it may not connect") {
+        return;
+    }
+    let daemon = Start::dev().everyone().run();
+    let (code, said) = invokectl_of_a_stranger(daemon.place());
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.starts_with("error: permission_denied: ") && said.contains("core.ping"), "{said}");
+    assert!(said.contains("hint: the daemon's log says"), "{said}");
+    daemon.await_line(0, &["denied: core.ping", &format!("uid={STRANGER}")]);
+
+    let daemon = Start::dev().run();
+    let (code, said) = invokectl_of_a_stranger(daemon.place());
+    assert_eq!(code, Some(5), "{said}");
+    for part in [&daemon.place().address().to_string(), "permission denied", "(uid 0)", "mode 0700"] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
 }
 
 #[test]
