@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
+use std::process::Command;
 
 use bytes::Bytes;
 use invoked_client::ErrorCode;
@@ -12,7 +13,7 @@ use invoked_proto::registry::{Codec, FrameKind, flags, limits, tags};
 use invoked_proto::testing::{AnyRecord, frame};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::harness::Start;
+use crate::harness::{Daemon, Start};
 use crate::peer::{
     End, MAX_FRAME, RawPeer, cancel_frame, hello, json_frame, preface, raw_call, raw_frame, record,
 };
@@ -266,20 +267,17 @@ fn each_faulty_preface_is_refused_or_closed_on() {
         peer.send(&[&preface(1, 1, max_frame)[..], &hello()].concat());
         assert_eq!(peer.end(), End::GoAway(Some(ErrorCode::Protocol)), "max_frame {max_frame}");
     }
-    for (name, first) in [
-        ("a call before HELLO", json_frame(1, "core.ping", b"{}")),
+    for (name, first, code) in [
+        ("a call before HELLO", json_frame(1, "core.ping", b"{}"), ErrorCode::Protocol),
         (
             "a HELLO above the limit of the handshake",
             frame(Header::new(FrameKind::Hello, 0), &[0; 5000], &[]),
+            ErrorCode::TooLarge,
         ),
     ] {
         let mut peer = RawPeer::connect(&daemon.place().socket());
         peer.send(&[&preface(1, 1, MAX_FRAME)[..], &first].concat());
-        let end = peer.end();
-        assert!(
-            matches!(end, End::GoAway(Some(ErrorCode::Protocol | ErrorCode::TooLarge))),
-            "{name}: {end:?}"
-        );
+        assert_eq!(peer.end(), End::GoAway(Some(code)), "{name}");
     }
     watch.finish(&mut daemon, "prefaces");
 }
@@ -362,7 +360,24 @@ fn send_with_fd(peer: &RawPeer, bytes: &[u8], copies: usize) -> bool {
 
 #[test]
 fn descriptors_that_nobody_announced_are_refused_and_closed() {
-    let mut daemon = Start::dev().run();
+    refuses_descriptors(Start::dev().run());
+}
+
+/// Where the kernel refuses them for the daemon, nothing above gets as far as the daemon.
+#[test]
+fn descriptors_that_an_older_kernel_lets_pass_are_refused_and_closed() {
+    let mut older = Command::new("strace");
+    // Detached, so that the daemon is the child and strace is not.
+    older.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=setsockopt"]);
+    older.args(["-e", "inject=setsockopt:error=ENOPROTOOPT"]);
+    let daemon = Start::dev().through(older).run();
+    let peer = RawPeer::open(&daemon.place().socket());
+    assert!(send_with_fd(&peer, b"\0", 1), "the daemon still has the kernel refuse them");
+    drop(peer);
+    refuses_descriptors(daemon);
+}
+
+fn refuses_descriptors(mut daemon: Daemon) {
     let watch = Watch::start(&daemon);
     let refused = |end| matches!(end, End::GoAway(Some(ErrorCode::AttachmentRefused)));
     for copies in [1, 16, 253] {
