@@ -66,6 +66,11 @@ impl FileError {
 
 fn read_file(message: &InvokeMessage) -> Outcome {
     let path = String::from_command(CommandItem { command: "read_file", key: "path", message })?;
+    if !Path::new(&path).is_absolute() {
+        // No scope has anything to say about it, and nothing is told by it.
+        let text = format!("fs.read_file: `path` is absolute, and {path:?} is not");
+        return Err(CallError::Framework(Fault::refusal(ErrorCode::InvalidArgument, text)));
+    }
     let located = match located::locate(Path::new(&path)) {
         Ok(located) => located,
         Err(missing) => {

@@ -117,4 +117,9 @@ fn what_is_outside_of_the_scope_or_no_file_is_refused_and_named() {
     let directory = read(&client, &daemon.place().path("files")).unwrap_err();
     assert!(directory.is_application(), "{directory}");
     assert_eq!(client.call("fs.read_file").send().unwrap_err().code(), Some(ErrorCode::InvalidArgument));
+    for relative in ["", "files/some", "./some", "~/some"] {
+        let error = read(&client, std::path::Path::new(relative)).unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::InvalidArgument), "{relative:?}: {error}");
+        assert!(error.to_string().contains("is absolute"), "{relative:?}: {error}");
+    }
 }
