@@ -51,19 +51,26 @@ pub(super) fn command_names() -> Vec<CompletionCandidate> {
 
 /// The daemon that the line so far means. The line is not whole, so it is looked through and not parsed.
 fn address_of(words: &[String]) -> AddressOptions {
-    let value = |names: [&str; 2]| {
-        words.windows(2).find(|pair| names.contains(&pair[0].as_str())).map(|pair| pair[1].as_str())
-    };
     let has = |name: &str| words.iter().any(|word| word == name);
     AddressOptions {
-        explicit: value(["-a", "--address"]).and_then(|text| text.parse::<Address>().ok()),
+        explicit: value_of(words, &["-a", "--address"]).and_then(|text| text.parse::<Address>().ok()),
         scope: match (has("--system"), has("--user")) {
             (true, _) => Scope::System,
             (_, true) => Scope::User,
             _ => Scope::Auto,
         },
-        app: value(["--app", "--app"]).and_then(|name| AppName::new(name).ok()),
+        app: value_of(words, &["--app"]).and_then(|name| AppName::new(name).ok()),
     }
+}
+
+/// The value of a flag: the word after it, or what stands behind its `=`.
+fn value_of<'w>(words: &'w [String], flag: &[&str]) -> Option<&'w str> {
+    words.iter().enumerate().find_map(|(at, word)| {
+        if flag.contains(&word.as_str()) {
+            return words.get(at + 1).map(String::as_str);
+        }
+        word.split_once('=').filter(|(name, _)| flag.contains(name)).map(|(_, value)| value)
+    })
 }
 
 #[cfg(test)]
@@ -76,6 +83,12 @@ mod tests {
         let found = address_of(&words("invokectl -a unix:/x/s.sock --user call f"));
         assert_eq!(found.explicit.map(|address| address.to_string()).as_deref(), Some("unix:/x/s.sock"));
         assert_eq!(found.scope, Scope::User);
+        for joined in ["--address=unix:/x/s.sock", "-a=unix:/x/s.sock"] {
+            let found = address_of(&words(&format!("invokectl {joined} call f")));
+            assert!(found.explicit.is_some(), "{joined}");
+        }
+        let found = address_of(&words("invokectl --app=org.acme.photos call path=/x"));
+        assert_eq!(found.app.expect("an application").as_str(), "org.acme.photos");
         let found = address_of(&words("invokectl --app org.acme.photos -a"));
         assert!(found.explicit.is_none() && found.scope == Scope::Auto);
         assert_eq!(found.app.expect("an application").as_str(), "org.acme.photos");
