@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use invoked_proto::registry::QUOTAS;
 use serde_json::{Value, json};
 
 use super::args::{Global, PingArgs};
@@ -75,9 +76,19 @@ pub(super) fn limits(global: &Global, output: &Output) -> Result<(), Failure> {
         if output.is_json() {
             output.object(&json!({ "kind": "quota", "name": name, "value": value }))?;
         }
-        rows.push(vec![name.clone(), cell(value), String::new(), "quota".to_owned()]);
+        rows.push(vec![name.clone(), cell(value), "quota".to_owned(), meaning(name).to_owned()]);
     }
     if output.is_json() { Ok(()) } else { output.table(&["name", "value", "unit", "meaning"], rows) }
+}
+
+/// What a quota bounds; nothing for one that this tool does not know.
+fn meaning(quota: &str) -> &'static str {
+    let listed = QUOTAS.iter().find(|known| known.name == quota).map(|known| known.doc);
+    listed.unwrap_or(match quota {
+        "calls_per_connection" => "Calls in flight of one connection.",
+        "max_message" => "Bytes of one message.",
+        _ => "",
+    })
 }
 
 pub(super) fn stats(global: &Global, output: &Output) -> Result<(), Failure> {

@@ -109,7 +109,14 @@ fn who_and_whether_are_told() {
     let pinged = daemon.ctl(&["ping", "-n", "3", "--interval", "0s"]).expect(0).text();
     assert_eq!(pinged.lines().count(), 5, "address, three times, sum: {pinged}");
     assert_eq!(daemon.ctl(&["ping", "-n", "1"]).expect(0).text().lines().count(), 2);
-    assert!(daemon.ctl(&["limits"]).expect(0).text().contains("max_message"));
+    let limits = daemon.ctl(&["limits"]).expect(0).text();
+    assert!(limits.contains("max_message"), "{limits}");
+    let quotas: Vec<&str> =
+        limits.lines().filter(|line| line.split_whitespace().nth(2) == Some("quota")).collect();
+    assert!(
+        !quotas.is_empty() && quotas.iter().all(|line| line.ends_with('.')),
+        "without a meaning: {limits}"
+    );
     assert!(daemon.ctl(&["stats"]).expect(0).text().contains("calls_in_flight"));
 }
 
