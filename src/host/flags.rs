@@ -19,7 +19,7 @@ use crate::config::ListenAccess;
 )]
 pub(super) struct Flags {
     /// Where to listen: unix:/path/to.sock
-    #[arg(long, value_name = "ADDR")]
+    #[arg(short, long, value_name = "ADDR")]
     pub(super) address: Option<Address>,
 
     /// Be the machine's daemon: its address and its configuration, also when not root

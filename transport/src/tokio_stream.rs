@@ -1,7 +1,7 @@
 //! Streams and listeners under tokio.
 //!
 //! Owns the reactor's view of a socket: when it counts as ready, and when no longer. The rule on the latter is what makes a
-//! call cost one `epoll_wait`, one `recvmsg` and one `sendmsg`. No bytes are kept here, and no task is spawned.
+//! call cost one `epoll_wait`, one read and one write. No bytes are kept here, and no task is spawned.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
