@@ -1,11 +1,14 @@
 //! Messages: a body and its attachments, and how they are put together from fragments.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::decoder::append_within;
 use crate::error::PeerError;
 use crate::metadata::{Part, Place};
 use crate::registry::Codec;
+use crate::registry::limits::MAX_PARTS;
 
 /// The body of a message. "None" and "empty" differ.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -108,6 +111,44 @@ impl Message {
             self.attachments = self.attachments.iter().map(copy).collect();
         }
         self
+    }
+}
+
+/// How JSON names an attachment of its own message: `"__ATTACHMENT__:<index>"`, counted from 0 (SPEC.md, "Messages").
+///
+/// ```
+/// use invoked_proto::body::AttachmentRef;
+///
+/// assert_eq!(AttachmentRef(2).to_string(), "__ATTACHMENT__:2");
+/// assert_eq!(AttachmentRef::parse("__ATTACHMENT__:2"), Some(AttachmentRef(2)));
+/// assert_eq!(AttachmentRef::parse("__ATTACHMENT__:02"), None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttachmentRef(pub usize);
+
+impl AttachmentRef {
+    const PREFIX: &str = "__ATTACHMENT__:";
+
+    /// Reads the text of a JSON string; `None` if it is any other string. Whether the message has such an attachment is not
+    /// asked: [`of`](Self::of) does.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(Self::PREFIX)?;
+        let one_spelling = digits == "0" || !digits.starts_with(['0', '+']);
+        let index: usize = digits.parse().ok().filter(|_| one_spelling)?;
+        (index < MAX_PARTS - 1).then_some(AttachmentRef(index))
+    }
+
+    /// The attachment among those of its message; `None` if there is none of this index.
+    #[must_use]
+    pub fn of(self, attachments: &[Bytes]) -> Option<&Bytes> {
+        attachments.get(self.0)
+    }
+}
+
+impl fmt::Display for AttachmentRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, self.0)
     }
 }
 
@@ -214,5 +255,40 @@ impl Assembly {
         };
         let body = Body::of(first.codec, take(first));
         Ok(Message { body, attachments: attachments.iter().map(take).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::AttachmentRef;
+
+    #[test]
+    fn only_one_spelling_names_an_attachment() {
+        for index in 0..16 {
+            assert_eq!(AttachmentRef::parse(&AttachmentRef(index).to_string()), Some(AttachmentRef(index)));
+        }
+        for other in [
+            "",
+            "__ATTACHMENT__:",
+            "__ATTACHMENT__:00",
+            "__ATTACHMENT__:01",
+            "__ATTACHMENT__:+1",
+            "__ATTACHMENT__:-1",
+            "__ATTACHMENT__: 1",
+            "__ATTACHMENT__:1 ",
+            "__ATTACHMENT__:16",
+            "__ATTACHMENT__:99999999999999999999999",
+            "__attachment__:1",
+            "__ATTACHMENT__:\u{ff11}",
+            " __ATTACHMENT__:1",
+            "__CHANNEL__:1",
+        ] {
+            assert_eq!(AttachmentRef::parse(other), None, "{other:?}");
+        }
+        let attachments = [Bytes::from_static(b"a")];
+        assert_eq!(AttachmentRef(0).of(&attachments), Some(&attachments[0]));
+        assert_eq!(AttachmentRef(1).of(&attachments), None);
     }
 }

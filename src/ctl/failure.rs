@@ -3,12 +3,14 @@
 //! It owns exit codes and both forms of an error, for people and for programs; docs/invokectl.md is its contract.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use invoked_client::{Body, Error, ErrorCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::delivery::{kept_lines, kept_objects, raw};
 use super::json::{Layout, layout, printable};
 use super::output::Output;
 
@@ -31,6 +33,8 @@ pub(crate) enum Failure {
         error: Box<Error>,
         /// What to do about it.
         hint: Option<String>,
+        /// Where its attachments were saved, each one if it was.
+        kept: Vec<Option<PathBuf>>,
     },
     /// This machine refused something.
     #[error("{what}: {source}")]
@@ -50,7 +54,7 @@ pub(crate) enum Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure::Call { error: Box::new(error), hint: None }
+        Failure::Call { error: Box::new(error), hint: None, kept: Vec::new() }
     }
 }
 
@@ -71,7 +75,14 @@ impl Failure {
 
     /// Tells it on standard error and gives the exit code.
     pub(crate) fn report(&self, output: &Output) -> ExitCode {
-        self.tell(if output.is_json() { self.line() } else { self.text() })
+        let mut text = if output.is_json() { self.line() } else { self.text() };
+        if let (Failure::Call { error, kept, .. }, Some(text)) = (self, &mut text)
+            && !output.is_json()
+            && !output.is_quiet()
+        {
+            text.extend(printable(&kept_lines(error.attachments(), kept)).into_bytes());
+        }
+        self.tell(text)
     }
 
     /// The same for a program, before any flag is known.
@@ -107,8 +118,8 @@ impl Failure {
             Failure::Local { .. } => {
                 json!({ "error": { "code": "local", "message": self.to_string() } }).to_string()
             }
-            Failure::Call { error, hint } => {
-                let object = serde_json::to_string(&ErrorObject::new(error, hint.as_deref()));
+            Failure::Call { error, hint, kept } => {
+                let object = serde_json::to_string(&ErrorObject::new(error, hint.as_deref(), kept));
                 format!("{{\"error\":{}}}", object.expect("text and numbers can be written as json"))
             }
         };
@@ -120,7 +131,7 @@ impl Failure {
         match self {
             Failure::Told | Failure::Closed => None,
             Failure::Call { error, .. } if error.is_application() => Some(own_words(error)),
-            Failure::Call { error, hint } => {
+            Failure::Call { error, hint, .. } => {
                 let mut text = format!("error: {error}{}\n", cause(error));
                 let mut facts = vec![format!("delivery: {}", error.delivery())];
                 facts.extend(error.decision().map(|id| format!("decision: {id}")));
@@ -164,13 +175,17 @@ struct ErrorObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    raw: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attachments: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
 }
 
 impl<'a> ErrorObject<'a> {
-    fn new(error: &'a Error, hint: Option<&'a str>) -> Self {
+    fn new(error: &'a Error, hint: Option<&'a str>, kept: &[Option<PathBuf>]) -> Self {
         let message = if error.is_application() && error.message().is_empty() {
             error.to_string()
         } else {
@@ -182,6 +197,11 @@ impl<'a> ErrorObject<'a> {
             delivery: error.delivery().name(),
             decision: error.decision(),
             body: error.json(),
+            raw: match error.body() {
+                Body::Raw(bytes) => Some(raw(bytes)),
+                Body::Json(_) | Body::None => None,
+            },
+            attachments: kept_objects(error.attachments(), kept),
             retry_after_ms: error
                 .retry_after()
                 .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),

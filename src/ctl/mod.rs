@@ -10,6 +10,7 @@ mod call;
 mod check;
 mod completion;
 mod connection;
+mod delivery;
 mod describe;
 mod doctor;
 mod failure;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use invoked_proto::Text;
-use invoked_proto::body::{Body, Message};
+use invoked_proto::body::{AttachmentRef, Body, Message};
 use invoked_proto::metadata::HeaderField;
 use invoked_proto::registry::ErrorCode;
 use serde_json::Value;
@@ -73,6 +73,9 @@ struct FoundArgument {
 /// The longest argument, other than one string, that is unescaped to be borrowed from. A list of small numbers takes
 /// some twenty times its text as a [`Value`], so what a caller makes the daemon reserve here is bounded.
 const MAX_UNESCAPED: usize = 64 * 1024;
+
+/// The longest JSON text that names an attachment: each of its at most 17 characters as `\u005f`, and the quotes.
+const REFERENCE_MAX: usize = 17 * 6 + 2;
 
 impl InvokeMessage {
     pub(crate) fn new(
@@ -174,6 +177,45 @@ impl InvokeMessage {
         Some(found.unescaped.get_or_init(|| value))
     }
 
+    /// The attachment that the argument `key` names as `"__ATTACHMENT__:<index>"`; `None` if the call has no such argument, or
+    /// it is null. The bytes are shared, not copied.
+    ///
+    /// # Errors
+    /// `invalid_argument` if the argument is something else, names an attachment that the call does not have, or names
+    /// one that another argument names too. Also as for [`argument`](Self::argument).
+    pub fn attachment(&self, key: &str) -> Result<Option<&Bytes>, Fault> {
+        let arguments = self.arguments()?;
+        let Some(found) = arguments.iter().find(|found| found.key == key) else { return Ok(None) };
+        if self.text_of(found) == Some("null") {
+            return Ok(None);
+        }
+        let bad = |text: &str| {
+            let text = format!("argument `{key}` of {}: {text}", self.command());
+            Fault::refusal(ErrorCode::InvalidArgument, text)
+        };
+        let named = self.reference_in(found).ok_or_else(|| {
+            bad("not an attachment; send the bytes as an attachment, and its name here (invokectl: KEY@FILE)")
+        })?;
+        let attachment = named.of(self.attachments()).ok_or_else(|| {
+            let count = self.attachments().len();
+            bad(&format!("the call has no attachment {}; it has {count}, counted from 0", named.0))
+        })?;
+        let mut others = arguments.iter().filter(|other| other.key != key);
+        match others.find(|other| self.reference_in(other) == Some(named)) {
+            Some(other) => Err(bad(&format!("names the same attachment as `{}`", other.key))),
+            None => Ok(Some(attachment)),
+        }
+    }
+
+    fn reference_in(&self, found: &FoundArgument) -> Option<AttachmentRef> {
+        let json = self.text_of(found)?;
+        // Other values, and strings that are too long however they are escaped, are not read.
+        if !json.starts_with('"') || json.len() > REFERENCE_MAX {
+            return None;
+        }
+        AttachmentRef::parse(&serde_json::from_str::<String>(json).ok()?)
+    }
+
     fn text_of(&self, found: &FoundArgument) -> Option<&str> {
         std::str::from_utf8(&self.body().bytes()[found.range.clone()]).ok()
     }
@@ -273,6 +315,14 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn attachments(&self) -> &'a [Bytes] {
         self.message.attachments()
+    }
+
+    /// The attachment that the argument `key` names; `None` if the call has no such argument.
+    ///
+    /// # Errors
+    /// As for [`InvokeMessage::attachment`].
+    pub fn attachment(&self, key: &str) -> Result<Option<&'a Bytes>, Fault> {
+        self.message.attachment(key)
     }
 
     /// The calling process.

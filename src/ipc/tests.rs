@@ -62,6 +62,36 @@ fn grant() -> Arc<Grant> {
     }
 }
 
+#[test]
+fn attachments_are_found_by_the_argument_that_names_them() {
+    let found = |text| message(json(text)).attachment("data").map(Option::<&Bytes>::cloned);
+    assert_eq!(found(r#"{"data":"__ATTACHMENT__:0"}"#), Ok(Some(Bytes::from_static(b"attached"))));
+    let escaped = r#"{"data":"\u005f\u005fATTACHMENT__:0"}"#;
+    assert_eq!(found(escaped), Ok(Some(Bytes::from_static(b"attached"))), "the same string");
+    for absent in ["{}", r#"{"data":null}"#, r#"{"other":"__ATTACHMENT__:0"}"#] {
+        assert_eq!(found(absent), Ok(None), "{absent}");
+    }
+    for (text, why) in [
+        (r#"{"data":"__ATTACHMENT__:1"}"#, "the call has no attachment 1; it has 1, counted from 0"),
+        (r#"{"data":"__ATTACHMENT__:00"}"#, "not an attachment"),
+        (r#"{"data":"text"}"#, "not an attachment"),
+        (r#"{"data":[1,2]}"#, "not an attachment"),
+        (r#"{"data":""}"#, "not an attachment"),
+        (
+            r#"{"data":"__ATTACHMENT__:0","again":"__ATTACHMENT__:0"}"#,
+            "argument `data` of test.command: names the same attachment as `again`",
+        ),
+        (r#"{"data":"__ATTACHMENT__:0","data":"x"}"#, "key \"data\" stands twice"),
+        ("[1]", "not one JSON object"),
+    ] {
+        let fault = found(text).unwrap_err();
+        assert_eq!(fault.code, ErrorCode::InvalidArgument);
+        assert!(fault.message.contains(why), "{text}: {}", fault.message);
+    }
+    let fault = message(Body::Raw(Bytes::new())).attachment("data").unwrap_err();
+    assert!(fault.message.contains("the body is raw"), "{}", fault.message);
+}
+
 fn json(text: &'static str) -> Body {
     Body::Json(Bytes::from_static(text.as_bytes()))
 }

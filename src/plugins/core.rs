@@ -33,7 +33,9 @@ pub fn plugin(config: &Config) -> Result<Plugin, BuildError> {
     plugin::Builder::new("core")
         .invoke_handler(vec![
             Command::inline("ping", |_| Ok(Response::json("pong")?)).docs("Answers \"pong\"."),
-            Command::inline("echo", echo).docs("Answers with the body of the call.").takes_raw(),
+            Command::inline("echo", echo)
+                .docs("Answers with the body and the attachments of the call.")
+                .takes_raw(),
             Command::inline("whoami", whoami).docs("Tells the caller who it is to the daemon."),
             Command::future("discover", discover).docs("Lists the commands that the caller may call."),
             Command::future("describe", describe)

@@ -11,7 +11,7 @@ use foldhash::HashMap;
 use invoked_proto::body::Message;
 use invoked_proto::connection::{Connection, Event, Transmit};
 use invoked_proto::metadata::Failure;
-use invoked_proto::registry::Delivery;
+use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_transport::Attachment;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -314,8 +314,13 @@ fn refuse_reply(
     stream: u64,
     error: invoked_proto::error::MisuseError,
 ) {
-    let code = error.wire_code();
-    let failure = Failure::framework(code, &error.to_string(), Delivery::Completed);
+    let code = match error.wire_code() {
+        // It is the command's fault, not its caller's.
+        ErrorCode::InvalidArgument => ErrorCode::Internal,
+        code => code,
+    };
+    let text = format!("the command's answer can't be sent: {error}");
+    let failure = Failure::framework(code, &text, Delivery::Completed);
     if connection.fail_call(stream, code, failure, Message::default()).is_err() {
         // The stream is gone, and with it whoever waited.
         tracing::trace!(stream, "an answer found no stream");

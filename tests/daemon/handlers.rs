@@ -39,14 +39,14 @@ impl Gate {
     }
 }
 
-struct Embedded {
+pub(crate) struct Embedded {
     // Before the place, whose socket it removes.
     running: Option<invoked::Running>,
-    place: Place,
+    pub(crate) place: Place,
 }
 
 impl Embedded {
-    fn start(config: Config, commands: Vec<Command>) -> Self {
+    pub(crate) fn start(config: Config, commands: Vec<Command>) -> Self {
         let place = Place::new();
         let listener = Listener::bind(&place.address(), Access::Owner).unwrap();
         let builder =
@@ -55,7 +55,7 @@ impl Embedded {
         Embedded { running: Some(running), place }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(self.place.options()).unwrap()
     }
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test may fail by panicking
 
 mod access;
+mod attachments;
 mod bad_input;
 mod child;
 mod floods;

@@ -64,6 +64,31 @@ fn attachments_are_saved_beside_the_body() {
 }
 
 #[test]
+fn a_call_has_up_to_16_attachments_and_needs_no_body_for_them() {
+    let daemon = Daemon::start();
+    let shared = daemon.shared();
+    let bytes: Vec<u8> = (0..200_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    std::fs::write(shared.join("large"), &bytes).expect("written");
+    std::fs::write(shared.join("empty"), b"").expect("written");
+    let attach = |count: usize| {
+        let one = |index| ["--attach", if index % 2 == 0 { "large" } else { "empty" }];
+        (0..count).flat_map(one).collect::<Vec<_>>()
+    };
+    daemon.ctl(&[&["-q", "call", "core.echo", "-o", "out"], &attach(16)[..]].concat()).expect(0);
+    let read = |name: &str| std::fs::read(shared.join(name)).expect("saved");
+    assert_eq!(read("out"), b"");
+    for index in 0..16 {
+        let expected = if index % 2 == 0 { &bytes[..] } else { b"" };
+        assert!(read(&format!("out.{}", index + 1)) == expected, "attachment {index} differs");
+    }
+    let object = &daemon.ctl(&["-j", "call", "core.echo", "a@empty"]).expect(0).objects()[0];
+    assert_eq!(object["result"]["a"], "__ATTACHMENT__:0");
+    assert_eq!(object["attachments"][0]["bytes"], 0);
+    let ended = daemon.ctl(&[&["call", "core.echo"], &attach(17)[..]].concat()).expect(9);
+    assert!(ended.stderr.contains("a call has 16 attachments at most, and this one 17"), "{}", ended.stderr);
+}
+
+#[test]
 fn what_can_not_be_written_is_told_and_leaves_nothing() {
     let daemon = Daemon::start();
     let ended = daemon.ctl(&["call", "core.ping", "-o", "no/such/directory"]).expect(10);

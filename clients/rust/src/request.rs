@@ -7,16 +7,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use invoked_proto::Text;
-use invoked_proto::body::{Body, Message};
+use invoked_proto::body::{AttachmentRef, Body, Message};
 use invoked_proto::connection::Request;
 use invoked_proto::metadata::HeaderField;
-use invoked_proto::registry::{Delivery, flags};
+use invoked_proto::registry::{Delivery, flags, limits};
 use serde::Serialize;
 
 use crate::error::Error;
 
 /// `deadline_us` of a call that has none (SPEC.md, "Cancel and deadlines").
 const NO_DEADLINE_US: u64 = u64::MAX;
+
+/// Every part but the body.
+const ATTACHMENTS_MAX: usize = limits::MAX_PARTS - 1;
 
 /// A call of a command, being built; `send` sends it.
 ///
@@ -125,6 +128,19 @@ impl<'c, C> Call<'c, C> {
         self
     }
 
+    /// Adds a raw attachment and a named argument that says which one it is, as a command with raw arguments takes it. The
+    /// bytes are not copied.
+    ///
+    /// ```no_run
+    /// # let client = invoked_client::blocking::Client::connect(Default::default())?;
+    /// client.call("fs.write_file").arg("path", "/srv/in.bin").attach_as("contents", vec![0xff]).send()?;
+    /// # Ok::<(), invoked_client::Error>(())
+    /// ```
+    pub fn attach_as(self, name: &str, bytes: impl Into<Bytes>) -> Self {
+        let reference = AttachmentRef(self.draft.attachments.len());
+        self.arg(name, reference.to_string()).attach(bytes)
+    }
+
     /// Adds a header. Keys are lower-case letters, digits, `-`, `_` and `.`.
     pub fn header(mut self, key: &str, value: &str) -> Self {
         self.draft.headers.push((Text::from(key), Text::from(value)));
@@ -160,6 +176,12 @@ impl<'c, C> Call<'c, C> {
         let draft = self.draft;
         if let Some(mistake) = draft.mistake {
             return Err(mistake);
+        }
+        let attachments = draft.attachments.len();
+        if attachments > ATTACHMENTS_MAX {
+            let text =
+                format!("a call has {ATTACHMENTS_MAX} attachments at most, and this one {attachments}");
+            return Err(Error::argument(text));
         }
         let timeout = match draft.timeout {
             Choice::Default => default,
@@ -272,6 +294,19 @@ mod tests {
             let error = wrong.prepare(None).expect_err("a mistake");
             assert_eq!(error.code(), Some(ErrorCode::InvalidArgument), "{error}");
         }
+    }
+
+    #[test]
+    fn attachments_are_named_by_their_arguments_and_counted() {
+        let built = call().arg("n", 1).attach("first").attach_as("picture", "second");
+        let message = built.prepare(None).expect("well built").request.message;
+        assert_eq!(message.body.bytes(), br#"{"n":1,"picture":"__ATTACHMENT__:1"}"#);
+        assert_eq!(message.attachments, ["first", "second"]);
+        let many = |count: usize| (0..count).fold(call(), |call, _| call.attach(""));
+        assert_eq!(many(16).prepare(None).expect("well built").request.message.attachments.len(), 16);
+        let error = many(17).prepare(None).expect_err("one too many");
+        assert_eq!(error.code(), Some(ErrorCode::InvalidArgument));
+        assert_eq!(error.message(), "a call has 16 attachments at most, and this one 17");
     }
 
     #[test]
