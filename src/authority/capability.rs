@@ -2,17 +2,19 @@
 //!
 //! Owns the keys and their meaning. Permissions are only names here; `resolve` gives them their commands.
 
-use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 
 use invoked_proto::name::PluginName;
 
 use super::document::{Entry, Node, NodeValue};
+use super::glob::{glob, tokens};
 use super::identifier::Identifier;
+use super::limits::{Ceilings, PeerLanes, PeerLimits, read_lanes, read_limits};
 use super::matcher::{Matcher, MatcherContext, MatcherReader, NamedPeers};
+use super::reader::{Table, TreeReader};
+use super::remote::{self, CallContext};
 use super::scope::{ScopeItem, ScopeLists};
-use super::source::{Findings, Location, PolicyError, Source};
+use super::source::{Findings, Location, Source};
 
 /// One capability as its file writes it, with its peers resolved.
 #[derive(Debug)]
@@ -20,8 +22,11 @@ pub(crate) struct Capability {
     pub(crate) identifier: Arc<str>,
     pub(crate) location: Location,
     pub(crate) peers: Vec<Matcher>,
+    pub(crate) context: CallContext,
     pub(crate) permissions: Vec<WrittenPermission>,
     pub(crate) provide: Vec<WrittenPlugin>,
+    pub(crate) limits: PeerLimits,
+    pub(crate) lanes: Option<PeerLanes>,
     /// False when `platforms` names others only: it is checked and then means nothing.
     pub(crate) here: bool,
 }
@@ -57,7 +62,7 @@ pub enum Platform {
 }
 
 impl Platform {
-    const NAMES: [(&'static str, Platform); 5] = [
+    pub(crate) const NAMES: [(&'static str, Platform); 5] = [
         ("linux", Platform::Linux),
         ("macOS", Platform::MacOs),
         ("windows", Platform::Windows),
@@ -88,17 +93,41 @@ impl Platform {
     }
 }
 
-/// Every key of a capability. The second half has a meaning that this version doesn't know: to ignore one of them
-/// would grant more than its author wrote, so they are refused.
-const KEYS: [&str; 8] =
-    ["$schema", "identifier", "description", "local", "peers", "permissions", "platforms", "provide"];
-const UNSUPPORTED_KEYS: [&str; 5] = ["lanes", "limits", "remote", "webviews", "windows"];
+/// Every key of a capability.
+const KEYS: [&str; 13] = [
+    "$schema",
+    "description",
+    "identifier",
+    "lanes",
+    "limits",
+    "local",
+    "peers",
+    "permissions",
+    "platforms",
+    "provide",
+    "remote",
+    "webviews",
+    "windows",
+];
 const FILE_KEYS: [&str; 3] = ["$schema", "capabilities", "peers"];
+
+/// How files written for Tauri are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TauriFiles {
+    /// What they name and isn't here is an error, as in every file.
+    #[default]
+    Strict,
+    /// Permissions of plugins that aren't here, and windows that no named peer stands for, are warnings and grant
+    /// nothing.
+    Lenient,
+}
 
 /// What stays the same for all files of one policy.
 pub(crate) struct CapabilityReader<'a> {
     pub(crate) matchers: MatcherContext<'a>,
     pub(crate) platform: Platform,
+    pub(crate) ceilings: &'a Ceilings,
+    pub(crate) tauri: TauriFiles,
 }
 
 impl CapabilityReader<'_> {
@@ -137,16 +166,16 @@ impl CapabilityReader<'_> {
         named: &NamedPeers,
         findings: &mut Findings,
     ) -> Vec<Capability> {
-        let file = FileReader { source, common: self, named };
+        let file = FileReader { tree: TreeReader { source }, common: self, named };
         let list = match &root.value {
             NodeValue::Array(items) => items,
             NodeValue::Table(entries) if is_container(entries) => {
-                file.refuse_unknown(entries, &FILE_KEYS, &[], findings);
-                match entries.iter().find(|entry| entry.key == "capabilities").map(|entry| &entry.node) {
+                file.tree.refuse_unknown(entries, &FILE_KEYS, findings);
+                match Table(entries).get("capabilities") {
                     None => return Vec::new(),
                     Some(Node { value: NodeValue::Array(items), .. }) => items,
                     Some(node) => {
-                        findings.error(file.wrong(node, "\"capabilities\"", "a list"));
+                        findings.error(file.tree.wrong(node, "\"capabilities\"", "a list"));
                         return Vec::new();
                     }
                 }
@@ -165,81 +194,40 @@ fn is_container(entries: &[Entry]) -> bool {
 }
 
 struct FileReader<'a> {
-    source: &'a Source,
+    tree: TreeReader<'a>,
     common: &'a CapabilityReader<'a>,
     named: &'a NamedPeers,
 }
 
 impl FileReader<'_> {
-    fn at(&self, span: &Range<usize>) -> Location {
-        self.source.at(span.clone())
-    }
-
-    fn wrong(&self, node: &Node, what: &str, wanted: &str) -> PolicyError {
-        self.at(&node.span).error(format!("{what} is {wanted}, this is {}", node.kind()))
-    }
-
     fn capability(&self, node: &Node, findings: &mut Findings) -> Option<Capability> {
-        let NodeValue::Table(entries) = &node.value else {
-            findings.error(self.wrong(node, "a capability", "a table"));
-            return None;
-        };
-        self.refuse_unknown(entries, &KEYS, &UNSUPPORTED_KEYS, findings);
-        let find = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node);
-        for key in ["$schema", "description"] {
-            if let Some(node) = find(key) {
-                self.string(node, &format!("\"{key}\""), findings);
-            }
-        }
-        self.local(find("local"), findings);
-        let start = self.at(&(node.span.start..node.span.start));
-        let identifier = self.identifier(find("identifier"), &start, findings);
-        let location = find("identifier").map_or_else(|| start.clone(), |node| self.at(&node.span));
+        let tree = self.tree;
+        let table = tree.table(node, "a capability", &KEYS, findings)?;
+        tree.texts(table, &["$schema", "description"], findings);
+        let start = tree.at(&(node.span.start..node.span.start));
+        let identifier = self.identifier(table.get("identifier"), &start, findings);
+        let location = table.get("identifier").map_or_else(|| start.clone(), |node| tree.at(&node.span));
         let capability = Capability {
             identifier: identifier.unwrap_or_default().into(),
-            peers: self.peers(find("peers"), &location, findings),
-            permissions: self.permissions(find("permissions"), findings),
-            provide: self.provide(find("provide"), findings),
-            here: self.here(find("platforms"), findings),
+            peers: self.peers(table, &location, findings),
+            context: remote::read(tree, table, findings),
+            permissions: self.permissions(table.get("permissions"), findings),
+            provide: self.provide(table.get("provide"), findings),
+            limits: table
+                .get("limits")
+                .map(|node| read_limits(tree, node, self.common.ceilings, findings))
+                .unwrap_or_default(),
+            lanes: table.get("lanes").map(|node| read_lanes(tree, node, findings)),
+            here: tree
+                .platforms(table.get("platforms"), findings)
+                .is_none_or(|platforms| platforms.contains(&self.common.platform)),
             location,
         };
-        if find("permissions").is_none() && find("provide").is_none() {
+        if ["permissions", "provide", "limits", "lanes"].into_iter().all(|key| table.get(key).is_none()) {
             let message = "a capability without \"permissions\" or \"provide\" gives nothing";
             findings.error(capability.location.error(message));
         }
         Some(capability)
-    }
-
-    fn refuse_unknown(
-        &self,
-        entries: &[Entry],
-        known: &[&str],
-        unsupported: &[&str],
-        findings: &mut Findings,
-    ) {
-        for Entry { key, key_span, .. } in entries {
-            if unsupported.contains(&key.as_str()) {
-                let message = format!("the key \"{key}\" is not supported by this version");
-                findings.error(self.at(key_span).error(message));
-            } else if !known.contains(&key.as_str()) {
-                let candidates = known.iter().chain(unsupported).copied();
-                findings.error(
-                    self.at(key_span).error(format!("unknown key \"{key}\"")).did_you_mean(key, candidates),
-                );
-            }
-        }
-    }
-
-    /// `local = true` is what a capability means anyhow; `false` would leave bridged calls only, which don't exist.
-    fn local(&self, node: Option<&Node>, findings: &mut Findings) {
-        match node.map(|node| (node, &node.value)) {
-            None | Some((_, NodeValue::Bool(true))) => {}
-            Some((node, NodeValue::Bool(false))) => {
-                findings
-                    .error(self.at(&node.span).error("\"local\" = false is not supported by this version"));
-            }
-            Some((node, _)) => findings.error(self.wrong(node, "\"local\"", "true or false")),
-        }
     }
 
     fn identifier(&self, node: Option<&Node>, start: &Location, findings: &mut Findings) -> Option<String> {
@@ -247,74 +235,118 @@ impl FileReader<'_> {
             findings.error(start.error("a capability without \"identifier\""));
             return None;
         };
-        let text = self.string(node, "\"identifier\"", findings)?;
+        let text = self.tree.string(node, "\"identifier\"", findings)?;
         let bad = text.chars().find(|c| !(c.is_ascii_alphanumeric() || "-_.:".contains(*c)));
         let message = match bad {
             _ if text.is_empty() => "an empty identifier".to_owned(),
             Some(c) => format!("the character {c:?} may not stand in an identifier"),
             None => return Some(text.to_owned()),
         };
-        findings.error(self.at(&node.span).error(message));
+        findings.error(self.tree.at(&node.span).error(message));
         None
     }
 
-    fn peers(&self, node: Option<&Node>, location: &Location, findings: &mut Findings) -> Vec<Matcher> {
+    /// Whom it applies to: `peers`, and the named peers that Tauri's `windows` and `webviews` stand for.
+    fn peers(&self, table: Table<'_>, location: &Location, findings: &mut Findings) -> Vec<Matcher> {
         let help = "a capability applies to the peers that it names, for example peers = [\"user:ana\"]";
-        let items = match node.map(|node| (node, &node.value)) {
-            None => {
+        let windows = ["windows", "webviews"].map(|key| table.get(key).map(|node| (key, node)));
+        let mut matchers = Vec::new();
+        for (key, node) in windows.into_iter().flatten() {
+            self.windows(key, node, &mut matchers, findings);
+        }
+        let items = match table.get("peers").map(|node| (node, &node.value)) {
+            None if windows.iter().all(Option::is_none) => {
                 findings.error(
                     location.error("a capability without \"peers\" applies to nobody").with_help(help),
                 );
-                return Vec::new();
+                return matchers;
             }
+            None => return matchers,
             Some((node, NodeValue::Array(items))) if items.is_empty() => {
-                findings.error(self.at(&node.span).error("no peers: it applies to nobody").with_help(help));
-                return Vec::new();
+                findings
+                    .error(self.tree.at(&node.span).error("no peers: it applies to nobody").with_help(help));
+                return matchers;
             }
             Some((_, NodeValue::Array(items))) => items,
             Some((node, NodeValue::Table(_))) => {
-                let error = self.at(&node.span).error("a capability's \"peers\" is a list");
+                let error = self.tree.at(&node.span).error("a capability's \"peers\" is a list");
                 findings.error(
                     error.with_help("in a file with a [peers] table, write capabilities as [[capabilities]]"),
                 );
-                return Vec::new();
+                return matchers;
             }
             Some((node, _)) => {
-                findings.error(self.wrong(node, "\"peers\"", "a list"));
-                return Vec::new();
+                findings.error(self.tree.wrong(node, "\"peers\"", "a list"));
+                return matchers;
             }
         };
-        let (source, context) = (self.source, self.common.matchers);
+        let (source, context) = (self.tree.source, self.common.matchers);
         let reader = MatcherReader { source, context, named: Some(self.named) };
-        items.iter().flat_map(|item| reader.read(item, findings)).collect()
+        matchers.extend(items.iter().flat_map(|item| reader.read(item, findings)));
+        matchers
+    }
+
+    /// `windows = ["main", "editor-*"]` is `peers = ["@main", …]`, with a pattern standing for each name that it matches.
+    fn windows(&self, key: &str, node: &Node, matchers: &mut Vec<Matcher>, findings: &mut Findings) {
+        let names = self.tree.strings(Some(node), &format!("\"{key}\""), findings);
+        if matches!(&node.value, NodeValue::Array(items) if items.is_empty()) {
+            findings.error(self.tree.at(&node.span).error(format!("\"{key}\" names nobody")));
+        }
+        for (text, location) in names {
+            let pattern = match tokens(text) {
+                Ok(pattern) => pattern,
+                Err(error) => {
+                    findings.error(location.error(format!("{text:?}: {error}")));
+                    continue;
+                }
+            };
+            let mut found = false;
+            for (name, named) in self.named.iter().filter(|(name, _)| glob(&pattern, name)) {
+                found = true;
+                matchers.extend(named.iter().map(|matcher| matcher.standing_at(name, &location)));
+            }
+            if found {
+                continue;
+            }
+            let nobody = location.error(format!("no [peers] table names \"{text}\""));
+            if self.common.tauri == TauriFiles::Lenient {
+                findings.warn(nobody.with_help("it grants nothing until one does"));
+            } else {
+                let near = super::source::nearest(text, self.named.keys().map(String::as_str));
+                findings.error(match near {
+                    Some(near) => nobody.with_help(format!("did you mean \"{near}\"?")),
+                    None => nobody.with_help(format!(
+                        "a window is a named peer here: [peers] {text:?} = \"user:…\"; or load it with --tauri-compat"
+                    )),
+                });
+            }
+        }
     }
 
     fn permissions(&self, node: Option<&Node>, findings: &mut Findings) -> Vec<WrittenPermission> {
-        let items = self.list(node, "\"permissions\"", findings);
+        let items = self.tree.list(node, "\"permissions\"", findings);
         items.iter().filter_map(|item| self.permission(item, findings)).collect()
     }
 
     fn permission(&self, node: &Node, findings: &mut Findings) -> Option<WrittenPermission> {
         let (identifier, scope) = match &node.value {
             NodeValue::String(_) => (node, ScopeLists::default()),
-            NodeValue::Table(entries) => {
-                self.refuse_unknown(entries, &["identifier", "allow", "deny"], &[], findings);
-                let find = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node);
-                let Some(identifier) = find("identifier") else {
-                    findings.error(self.at(&node.span).error("a permission without \"identifier\""));
+            NodeValue::Table(_) => {
+                let keys = ["identifier", "allow", "deny"];
+                let table = self.tree.table(node, "a permission", &keys, findings)?;
+                let Some(identifier) = table.get("identifier") else {
+                    findings.error(self.tree.at(&node.span).error("a permission without \"identifier\""));
                     return None;
                 };
-                let allow = find("allow").map(|list| self.scope_items(list, "\"allow\"", findings));
-                let deny = find("deny").map(|list| self.scope_items(list, "\"deny\"", findings));
-                (identifier, ScopeLists { allow, deny: deny.unwrap_or_default() })
+                (identifier, scope_lists(self.tree, table, findings))
             }
             _ => {
-                findings.error(self.wrong(node, "a permission", "a string or a table"));
+                findings.error(self.tree.wrong(node, "a permission", "a string or a table"));
                 return None;
             }
         };
-        let location = self.at(&identifier.span);
-        let text = self.string(identifier, "\"identifier\"", findings)?;
+        let location = self.tree.at(&identifier.span);
+        let text = self.tree.string(identifier, "\"identifier\"", findings)?;
         match Identifier::parse(text) {
             Ok(identifier) => Some(WrittenPermission { identifier, location, scope }),
             Err(error) => {
@@ -324,65 +356,26 @@ impl FileReader<'_> {
         }
     }
 
-    fn scope_items(&self, node: &Node, key: &str, findings: &mut Findings) -> Vec<ScopeItem> {
-        let items = self.list(Some(node), key, findings);
-        items.iter().map(|item| ScopeItem::new(item.to_json(), Some(self.at(&item.span)))).collect()
-    }
-
     fn provide(&self, node: Option<&Node>, findings: &mut Findings) -> Vec<WrittenPlugin> {
         let mut plugins = Vec::new();
-        for item in self.list(node, "\"provide\"", findings) {
-            let Some(name) = self.string(item, "an entry of \"provide\"", findings) else { continue };
+        for (name, location) in self.tree.strings(node, "\"provide\"", findings) {
             match PluginName::parse(name) {
                 Err(error) if name != "*" => {
-                    findings.error(self.at(&item.span).error(format!("plugin {name:?}: {error}")));
+                    findings.error(location.error(format!("plugin {name:?}: {error}")));
                 }
                 _ => plugins.push(WrittenPlugin { name: name.to_owned() }),
             }
         }
         plugins
     }
+}
 
-    fn here(&self, node: Option<&Node>, findings: &mut Findings) -> bool {
-        let Some(node) = node else { return true };
-        let mut platforms = HashSet::new();
-        let items = self.list(Some(node), "\"platforms\"", findings);
-        if items.is_empty() && matches!(node.value, NodeValue::Array(_)) {
-            findings.error(self.at(&node.span).error("no platforms: it applies nowhere"));
-        }
-        for item in items {
-            let Some(name) = self.string(item, "a platform", findings) else { continue };
-            match Platform::parse(name) {
-                Some(platform) => {
-                    platforms.insert(platform);
-                }
-                None => {
-                    let error = self.at(&item.span).error(format!("unknown platform \"{name}\""));
-                    findings.error(error.did_you_mean(name, Platform::NAMES.map(|(known, _)| known)));
-                }
-            }
-        }
-        platforms.contains(&self.common.platform)
-    }
-
-    fn list<'n>(&self, node: Option<&'n Node>, what: &str, findings: &mut Findings) -> &'n [Node] {
-        match node.map(|node| (node, &node.value)) {
-            None => &[],
-            Some((_, NodeValue::Array(items))) => items,
-            Some((node, _)) => {
-                findings.error(self.wrong(node, what, "a list"));
-                &[]
-            }
-        }
-    }
-
-    fn string<'n>(&self, node: &'n Node, what: &str, findings: &mut Findings) -> Option<&'n str> {
-        match &node.value {
-            NodeValue::String(text) => Some(text),
-            _ => {
-                findings.error(self.wrong(node, what, "a string"));
-                None
-            }
-        }
-    }
+/// `allow` and `deny` of a table.
+pub(crate) fn scope_lists(tree: TreeReader<'_>, table: Table<'_>, findings: &mut Findings) -> ScopeLists {
+    let mut items = |key: &str| -> Option<Vec<ScopeItem>> {
+        let node = table.get(key)?;
+        let items = tree.list(Some(node), &format!("\"{key}\""), findings);
+        Some(items.iter().map(|item| ScopeItem::new(item.to_json(), Some(tree.at(&item.span)))).collect())
+    };
+    ScopeLists { allow: items("allow"), deny: items("deny").unwrap_or_default() }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use invoked_proto::name::CommandName;
 
+use super::limits::{PeerLanes, PeerLimits};
 use super::registry::Part;
 use super::resolve::{CapabilityRules, EntryRules, RuleOrigin};
 use super::scope::{
@@ -27,6 +28,8 @@ pub(crate) struct GrantsBuilder {
     /// Commands that the embedded policy allows this peer, which no file denies it.
     kept: HashSet<CommandName>,
     provide: HashSet<String>,
+    limits: PeerLimits,
+    lanes: Option<PeerLanes>,
     operator: bool,
 }
 
@@ -34,6 +37,11 @@ impl GrantsBuilder {
     /// Adds a capability that matches the peer.
     pub(crate) fn add(&mut self, capability: &CapabilityRules, stay: Stay) {
         let whole = stay == Stay::Whole;
+        // Of the peer, not of what it may call: giving up a capability that sets a low limit must not raise it.
+        self.limits.add(&capability.limits);
+        if let Some(lanes) = &capability.lanes {
+            self.lanes.get_or_insert_default().add(lanes);
+        }
         if whole {
             self.provide.extend(capability.provide.iter().cloned());
         }
@@ -112,6 +120,8 @@ impl GrantsBuilder {
             unlisted: Denial::NoRule,
             globals,
             provide: self.provide,
+            limits: self.limits,
+            lanes: self.lanes,
             operator: self.operator,
         }
     }
@@ -132,6 +142,8 @@ pub struct PeerGrants {
     unlisted: Denial,
     globals: HashMap<String, Arc<PluginScope>>,
     provide: HashSet<String>,
+    limits: PeerLimits,
+    lanes: Option<PeerLanes>,
     operator: bool,
 }
 
@@ -205,6 +217,19 @@ impl PeerGrants {
     #[must_use]
     pub fn may_provide(&self, name: &str) -> bool {
         self.provide.contains(name) || self.provide.contains("*")
+    }
+
+    /// What capabilities set of what this peer may hold at once.
+    #[must_use]
+    pub fn limits(&self) -> &PeerLimits {
+        &self.limits
+    }
+
+    /// The lanes that bodies may take between this peer and the daemon; `None` where no capability says, and all may be
+    /// offered.
+    #[must_use]
+    pub fn lanes(&self) -> Option<&PeerLanes> {
+        self.lanes.as_ref()
     }
 
     /// Whether this peer holds `core:operate`, and so may know which commands exist.

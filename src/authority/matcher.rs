@@ -2,7 +2,7 @@
 //!
 //! Owns their grammar and the matching of one peer's facts. Names are resolved when a file is read.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -61,6 +61,11 @@ impl Matcher {
         NeededFacts { executable: self.executable.is_some(), unit: self.unit.is_some() }
     }
 
+    /// The same, where a capability names it.
+    pub(crate) fn standing_at(&self, name: &str, location: &Location) -> Self {
+        Matcher { written: format!("@{name}"), location: location.clone(), ..self.clone() }
+    }
+
     /// Whether a peer matches. The caller has refused peers that no rule may match.
     pub(crate) fn matches(&self, peer: &Subject) -> bool {
         self.uid.is_none_or(|own| own == peer.uid)
@@ -76,7 +81,7 @@ fn met<S: ScopeObjectMatch>(pattern: Option<&S>, fact: Option<&S::Input>) -> boo
 }
 
 /// Matchers by the name that `[peers]` gives them.
-pub(crate) type NamedPeers = HashMap<String, Vec<Matcher>>;
+pub(crate) type NamedPeers = BTreeMap<String, Vec<Matcher>>;
 
 /// What the reading of matchers depends on, the same for all files of a policy.
 #[derive(Clone, Copy)]
@@ -170,9 +175,7 @@ impl MatcherReader<'_> {
             findings.error(error.did_you_mean(name, named.keys().map(String::as_str)));
             return Vec::new();
         };
-        let here =
-            |m: &Matcher| Matcher { written: format!("@{name}"), location: location.clone(), ..m.clone() };
-        matchers.iter().map(here).collect()
+        matchers.iter().map(|matcher| matcher.standing_at(name, location)).collect()
     }
 
     fn table(&self, entries: &[Entry], node: &Node, findings: &mut Findings) -> Option<Matcher> {

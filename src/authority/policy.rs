@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::capability::{Capability, CapabilityReader, Platform};
+use super::capability::{Capability, CapabilityReader, Platform, TauriFiles};
 use super::document::{Format, Node};
 use super::embedded::{DevOptions, dev_policy, operate_policy};
+use super::limits::Ceilings;
 use super::matcher::{MatcherContext, NamedPeers, ProcessFacts};
 use super::peer::UserDirectory;
 use super::permission::PluginManifest;
@@ -50,6 +51,8 @@ pub struct Policy<'a> {
     users: &'a dyn UserDirectory,
     own_uid: u32,
     process_facts: ProcessFacts,
+    tauri: TauriFiles,
+    ceilings: Ceilings,
     manifests: Vec<PluginManifest>,
     documents: Vec<(Source, Format)>,
     variables: BTreeMap<ScopeVariable, PathBuf>,
@@ -77,6 +80,8 @@ impl<'a> Policy<'a> {
             users,
             own_uid,
             process_facts: ProcessFacts::default(),
+            tauri: TauriFiles::default(),
+            ceilings: Ceilings::default(),
             manifests: Vec::new(),
             documents: Vec::new(),
             variables: BTreeMap::new(),
@@ -91,6 +96,19 @@ impl<'a> Policy<'a> {
     /// file that looks at executables or units is refused.
     pub fn process_facts(mut self, process_facts: ProcessFacts) -> Self {
         self.process_facts = process_facts;
+        self
+    }
+
+    /// Says how files written for Tauri are taken.
+    pub fn tauri_files(mut self, tauri: TauriFiles) -> Self {
+        self.tauri = tauri;
+        self
+    }
+
+    /// Says what is in force under a name of `proto/registry.toml`, which is the most that a capability may set; its
+    /// default there unless it is said.
+    pub fn ceiling(mut self, name: &str, value: u64) -> Self {
+        self.ceilings.set(name, value);
         self
     }
 
@@ -218,7 +236,12 @@ impl<'a> Policy<'a> {
     ) -> Vec<CapabilityRules> {
         let matchers =
             MatcherContext { users: self.users, own_uid: self.own_uid, process_facts: self.process_facts };
-        let reader = CapabilityReader { matchers, platform: self.platform };
+        let reader = CapabilityReader {
+            matchers,
+            platform: self.platform,
+            ceilings: &self.ceilings,
+            tauri: self.tauri,
+        };
         let files = self.documents.iter().map(|(source, format)| (source, *format, RuleOrigin::File));
         let embedded = embedded.iter().map(|(source, origin)| (source, Format::Toml, *origin));
         let mut trees = Vec::new();
@@ -243,6 +266,7 @@ impl<'a> Policy<'a> {
             context: &ScopeContext::for_checking(variables),
             instance: self.instance,
             own_uid: self.own_uid,
+            tauri: self.tauri,
             provided: &provided.collect::<HashSet<_>>(),
         };
         let resolved = capabilities.into_iter().map(|(capability, origin)| {

@@ -6,10 +6,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::capability::{Capability, WrittenPermission};
+use super::capability::{Capability, TauriFiles, WrittenPermission};
+use super::limits::{PeerLanes, PeerLimits};
 use super::matcher::Matcher;
 use super::peer::Subject;
 use super::registry::{OPERATE, Part, Registry, Resolved};
+use super::remote::CallContext;
 use super::scope::{GrantScope, ScopeContext, ScopeRole, ScopeVariable};
 use super::source::{Findings, Location, nearest};
 
@@ -19,8 +21,11 @@ pub(crate) struct CapabilityRules {
     pub(crate) identifier: Arc<str>,
     pub(crate) location: Location,
     pub(crate) peers: Vec<Matcher>,
+    pub(crate) context: CallContext,
     pub(crate) entries: Vec<EntryRules>,
     pub(crate) provide: Vec<String>,
+    pub(crate) limits: PeerLimits,
+    pub(crate) lanes: Option<PeerLanes>,
     pub(crate) origin: RuleOrigin,
 }
 
@@ -45,7 +50,7 @@ pub(crate) struct EntryRules {
 impl CapabilityRules {
     /// Whether it applies to a peer. The caller has refused peers that no rule may match.
     pub(crate) fn matches(&self, peer: &Subject) -> bool {
-        self.peers.iter().any(|matcher| matcher.matches(peer))
+        self.context.matches(peer.remote.as_ref()) && self.peers.iter().any(|matcher| matcher.matches(peer))
     }
 }
 
@@ -105,6 +110,7 @@ pub(crate) struct Resolver<'a> {
     pub(crate) context: &'a ScopeContext,
     pub(crate) instance: Instance,
     pub(crate) own_uid: u32,
+    pub(crate) tauri: TauriFiles,
     /// Plugins that some capability lets a peer provide: permissions of these may be pending.
     pub(crate) provided: &'a HashSet<String>,
 }
@@ -122,7 +128,8 @@ impl Resolver<'_> {
             entries.filter_map(|entry| self.entry(&identifier, entry, findings)).collect();
         if origin == RuleOrigin::File {
             for entry in &entries {
-                self.warn_of_denials_without_effect(&capability.peers, entry, findings);
+                let local = capability.context.is_local();
+                self.warn_of_denials_without_effect(&capability.peers, local, entry, findings);
                 warn_of_denials_by_process(&capability.peers, entry, findings);
             }
         }
@@ -130,6 +137,9 @@ impl Resolver<'_> {
             identifier,
             location: capability.location,
             peers: capability.peers,
+            context: capability.context,
+            limits: capability.limits,
+            lanes: capability.lanes,
             entries,
             provide: capability.provide.into_iter().map(|plugin| plugin.name).collect(),
             origin,
@@ -149,6 +159,14 @@ impl Resolver<'_> {
                 findings.warn(location.error(format!(
                     "\"{identifier}\" is pending: it grants nothing until a peer provides \"{plugin}\""
                 )));
+            } else if self.tauri == TauriFiles::Lenient
+                && !plugin.is_empty()
+                && !self.registry.has_plugin(plugin)
+            {
+                findings.warn(
+                    location
+                        .error(format!("\"{identifier}\" grants nothing: no plugin \"{plugin}\" is here")),
+                );
             } else {
                 let error = location.error(format!("unknown permission \"{identifier}\""));
                 findings.error(match nearest(identifier.as_str(), self.registry.permissions()) {
@@ -222,9 +240,16 @@ impl Resolver<'_> {
     }
 
     /// Those who operate the daemon can't be locked out; say so where someone tries.
-    fn warn_of_denials_without_effect(&self, peers: &[Matcher], entry: &EntryRules, findings: &mut Findings) {
+    fn warn_of_denials_without_effect(
+        &self,
+        peers: &[Matcher],
+        local: bool,
+        entry: &EntryRules,
+        findings: &mut Findings,
+    ) {
         let operators =
-            peers.iter().any(|m| m.uid().map_or(m.gids().is_empty(), |u| u == 0 || u == self.own_uid));
+            peers.iter().any(|m| m.uid().map_or(m.gids().is_empty(), |u| u == 0 || u == self.own_uid))
+                && local;
         let Some(operate) = self.registry.resolved(OPERATE).filter(|_| operators) else {
             return;
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{ana, compiled, granted, lines, policy};
+use super::{ana, granted, lines, policy};
 use crate::authority::{CompiledPolicy, Format, PolicyError, Source};
 
 fn fixtures(folder: &str) -> (PathBuf, BTreeSet<String>) {
@@ -58,24 +58,5 @@ fn good_files_load_without_a_warning() {
         let compiled = compile_file(&folder.join(&name)).unwrap_or_else(|e| panic!("{name}: {}", lines(&e)));
         assert_eq!(lines(&compiled.warnings), "", "{name}");
         assert_eq!(granted(&compiled, &ana()), ["fs.flush", "fs.read_file", "greet"], "{name}");
-    }
-}
-
-#[test]
-fn every_key_that_is_known_and_not_supported_is_refused() {
-    let base = "identifier = 'c'\npeers = ['user:ana']\npermissions = ['allow-greet']\n";
-    assert!(compiled(base).warnings.is_empty());
-    for (key, value) in [
-        ("windows", "['main']"),
-        ("webviews", "['main']"),
-        ("remote", "{ urls = ['https://x'] }"),
-        ("limits", "{ calls = 1 }"),
-        ("lanes", "['inline']"),
-    ] {
-        let errors = super::compile(&format!("{base}{key} = {value}")).unwrap_err();
-        assert_eq!(
-            lines(&errors),
-            format!("t.toml:4:1: the key \"{key}\" is not supported by this version\n")
-        );
     }
 }

@@ -5,6 +5,7 @@ mod explanations;
 mod files;
 mod fixtures;
 mod kept;
+mod keys;
 mod narrowing;
 mod processes;
 mod properties;
