@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use invoked_transport::Listener;
 #[cfg(feature = "cli")]
@@ -14,7 +13,7 @@ use crate::commands::CommandTable;
 use crate::config::Config;
 #[cfg(feature = "cli")]
 use crate::config::ListenAccess;
-use crate::daemon::{Daemon, PolicySource, Running};
+use crate::daemon::{Daemon, PolicySource, Running, SourceState};
 use crate::error::BuildError;
 use crate::ipc::{Command, InvokeHandler, StateManager};
 use crate::plugin::Plugin;
@@ -143,7 +142,7 @@ impl Builder {
             directories: std::mem::take(&mut self.directories),
             variables: variables(self.instance),
             dev,
-            revision: AtomicU64::new(0),
+            state: SourceState::default(),
         };
         let compiled = source.load().map_err(BuildError::Policy)?;
         let daemon = Daemon {

@@ -71,12 +71,21 @@ impl From<ListenAccess> for String {
 }
 
 /// `[policy]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PolicyFiles {
     /// Directories of capability files; absent is `capabilities.d` beside the configuration file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<PathBuf>>,
+    /// Whether files that change are read again by themselves. Needs the crate's feature `watch`, which the programs have;
+    /// a daemon without it reads them when it is told to ([`DaemonHandle::reload`](crate::DaemonHandle::reload)).
+    pub watch: bool,
+}
+
+impl Default for PolicyFiles {
+    fn default() -> Self {
+        PolicyFiles { capabilities: None, watch: true }
+    }
 }
 
 /// `[quotas]`: what one uid, and all together, may hold at once.

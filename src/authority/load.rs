@@ -49,39 +49,70 @@ impl PolicyDirectory {
     pub fn optional(path: impl Into<PathBuf>) -> Self {
         PolicyDirectory { path: path.into(), presence: Presence::Optional }
     }
+
+    /// Where it is, or would be.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
-/// Reads the capability files of `directories`, in order of their names, adds them to `policy` and compiles it.
-///
-/// Files are those that end in `.toml` or `.json`; hidden files and editors' backups are skipped, anything else is
-/// skipped with a warning. Blocks on the disk: not for the loop.
+/// The files of a policy as they were read, to be judged with manifests and whatever else belongs to it.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyFiles {
+    documents: Vec<(Source, Format)>,
+    warnings: Vec<PolicyError>,
+}
+
+impl PolicyFiles {
+    /// Reads the capability files of `directories`, in order of their names.
+    ///
+    /// Files are those that end in `.toml` or `.json`; hidden files and editors' backups are skipped, anything else is
+    /// skipped with a warning. Blocks on the disk: not for the loop.
+    ///
+    /// # Errors
+    /// Everything that is wrong with directories and files, nothing of what is wrong with their content.
+    pub fn read(directories: &[PolicyDirectory], own_uid: u32) -> Result<Self, Vec<PolicyError>> {
+        let mut errors = Vec::new();
+        let mut warnings = Vec::new();
+        let mut files: Vec<(PathBuf, String, Format)> = Vec::new();
+        for directory in directories {
+            for (path, format) in list(directory, own_uid, &mut errors, &mut warnings) {
+                match read(&path, own_uid) {
+                    Ok(text) => files.push((path, text, format)),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let named = names(&files).into_iter().zip(files);
+        let documents =
+            named.map(|(name, (path, text, format))| (Source::new(name, Some(path), text), format));
+        Ok(PolicyFiles { documents: documents.collect(), warnings })
+    }
+
+    /// Adds the files to `policy` and compiles it. What they were skipped for is among the warnings.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the content of files, or with the rest of the policy.
+    pub fn compile(&self, mut policy: Policy<'_>) -> Result<CompiledPolicy, Vec<PolicyError>> {
+        for (source, format) in &self.documents {
+            policy = policy.document(source.clone(), *format);
+        }
+        let mut compiled = policy.compile()?;
+        compiled.warnings.splice(0..0, self.warnings.iter().cloned());
+        Ok(compiled)
+    }
+}
+
+/// Reads the capability files of `directories`, adds them to `policy` and compiles it.
 ///
 /// # Errors
 /// Everything that is wrong with directories and files; if nothing is, everything that is wrong with their content.
-pub fn load(
-    mut policy: Policy<'_>,
-    directories: &[PolicyDirectory],
-) -> Result<CompiledPolicy, Vec<PolicyError>> {
-    let mut errors = Vec::new();
-    let mut warnings = Vec::new();
-    let mut files: Vec<(PathBuf, String, Format)> = Vec::new();
-    for directory in directories {
-        for (path, format) in list(directory, policy.own_uid(), &mut errors, &mut warnings) {
-            match read(&path, policy.own_uid()) {
-                Ok(text) => files.push((path, text, format)),
-                Err(error) => errors.push(error),
-            }
-        }
-    }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    for (name, (path, text, format)) in names(&files).into_iter().zip(files) {
-        policy = policy.document(Source::new(name, Some(path), text), format);
-    }
-    let mut compiled = policy.compile()?;
-    warnings.append(&mut compiled.warnings);
-    Ok(CompiledPolicy { warnings, ..compiled })
+pub fn load(policy: Policy<'_>, directories: &[PolicyDirectory]) -> Result<CompiledPolicy, Vec<PolicyError>> {
+    PolicyFiles::read(directories, policy.own_uid())?.compile(policy)
 }
 
 /// How messages call each file: by its last part where that is enough, else by its path.
@@ -130,10 +161,9 @@ fn list(
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let name = entry.file_name();
-        let text = name.to_string_lossy();
         let file = path.join(&name);
         match Path::new(&name).extension().and_then(OsStr::to_str) {
-            _ if text.starts_with('.') || text.ends_with('~') => {}
+            _ if is_passed_over(&name) => {}
             Some("toml") => files.push((file, Format::Toml)),
             Some("json") => files.push((file, Format::Json)),
             _ => warnings.push(PolicyError::unplaced(
@@ -143,6 +173,12 @@ fn list(
         }
     }
     files
+}
+
+/// Whether a file of this name is no file of a policy whatever it holds: hidden ones, and editors' backups.
+pub(crate) fn is_passed_over(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b".") || name.ends_with(b"~")
 }
 
 fn read(path: &Path, own_uid: u32) -> Result<String, PolicyError> {

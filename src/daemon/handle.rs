@@ -22,6 +22,10 @@ const DENIALS_MAX: usize = 32;
 /// Questions that wait for the loop, at most.
 const ASKS_MAX: usize = 256;
 
+/// How long somebody waits whose reload comes too soon after another one before it is tried again.
+#[cfg(feature = "watch")]
+const TURN_PAUSE: Duration = Duration::from_millis(200);
+
 /// A handle of a running daemon; cheap to clone, usable from any thread.
 #[derive(Debug, Clone)]
 pub struct DaemonHandle(Arc<Inner>);
@@ -87,7 +91,7 @@ impl DaemonHandle {
     }
 
     /// Reads the policy's files again and puts them in force, all or nothing. Open calls whose grant is gone end with
-    /// `revoked`.
+    /// `revoked`. The log has what came of it as well.
     ///
     /// # Errors
     /// Everything that is wrong with the files; the old policy stays in force then.
@@ -96,6 +100,20 @@ impl DaemonHandle {
         if !self.may_reload(Instant::now()) {
             return Err(ReloadError::TooOften);
         }
+        let result = self.read_again().await;
+        log(&result);
+        result
+    }
+
+    /// Reloads; where one has just run, waits for its pause to end, as the files may have changed since.
+    #[cfg(feature = "watch")]
+    pub(crate) async fn reload_in_turn(&self) {
+        while let Err(ReloadError::TooOften) = self.reload().await {
+            tokio::time::sleep(TURN_PAUSE).await;
+        }
+    }
+
+    async fn read_again(&self) -> Result<Reloaded, ReloadError> {
         let source = Arc::clone(&self.0.source);
         let loaded = tokio::task::spawn_blocking(move || source.load()).await;
         let CompiledPolicy { snapshot, warnings, .. } =
@@ -165,5 +183,24 @@ impl DaemonHandle {
         if self.0.asks.try_send(ask).is_err() {
             self.0.denials.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+}
+
+/// Tells the operator what came of a reload.
+fn log(result: &Result<Reloaded, ReloadError>) {
+    match result {
+        Ok(Reloaded { revision, capabilities, warnings }) => {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            tracing::info!(revision, capabilities, "policy reloaded");
+        }
+        Err(ReloadError::Policy(errors)) => {
+            for error in errors {
+                tracing::error!("{error}");
+            }
+            tracing::error!("the policy has {} errors; the old one stays in force", errors.len());
+        }
+        Err(error) => tracing::error!("{error}"),
     }
 }

@@ -1,8 +1,12 @@
 //! The daemon: it listens, admits, reloads, drains, and stops.
 
 mod admission;
+#[cfg(feature = "watch")]
+mod footprint;
 mod handle;
 mod policy_source;
+#[cfg(feature = "watch")]
+mod watch;
 
 use std::future::Future;
 use std::rc::Rc;
@@ -14,7 +18,7 @@ use invoked_transport::{AsyncListener, Listener};
 use tokio::sync::mpsc;
 
 pub use handle::{DaemonHandle, ReloadError, Reloaded};
-pub(crate) use policy_source::PolicySource;
+pub(crate) use policy_source::{PolicySource, SourceState};
 
 use crate::authority::PolicySnapshot;
 use crate::broker::{Broker, BrokerSettings};
@@ -175,6 +179,12 @@ impl Daemon {
             let hub = Rc::clone(&hub);
             async move { hub.watch_policy().await }
         });
+        #[cfg(feature = "watch")]
+        let watching = self
+            .config
+            .policy
+            .watch
+            .then(|| tokio::task::spawn_local(watch::watch(handle.clone(), Arc::clone(&self.source))));
         let mut stopping = handle.stopping();
         tokio::pin!(until);
         loop {
@@ -187,6 +197,8 @@ impl Daemon {
         // The socket's name goes first, so that whoever connects from now on is told that nobody listens.
         accepting.abort();
         drop(accepting.await);
+        #[cfg(feature = "watch")]
+        watching.inspect(tokio::task::JoinHandle::abort);
         let grace = Duration::from_millis(self.config.runtime.drain_timeout_ms);
         drain(&hub, &mut asks, grace).await;
         completing.abort();

@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(feature = "watch")]
+use std::sync::{Mutex, PoisonError};
 
-use crate::authority::load::{PasswdFiles, PolicyDirectory, load};
+#[cfg(feature = "watch")]
+use super::footprint::Footprint;
+use crate::authority::load::{PasswdFiles, PolicyDirectory, PolicyFiles};
 use crate::authority::{
     CompiledPolicy, DevOptions, Instance, PluginManifest, Policy, PolicyError, ScopeVariable,
 };
@@ -17,7 +21,16 @@ pub(crate) struct PolicySource {
     pub(crate) directories: Vec<PolicyDirectory>,
     pub(crate) variables: Vec<(ScopeVariable, PathBuf)>,
     pub(crate) dev: Option<DevOptions>,
-    pub(crate) revision: AtomicU64,
+    pub(crate) state: SourceState,
+}
+
+/// What changes of a source while the daemon runs.
+#[derive(Debug, Default)]
+pub(crate) struct SourceState {
+    revision: AtomicU64,
+    /// The files as they were when they were last read, whether they were sound or not.
+    #[cfg(feature = "watch")]
+    read_from: Mutex<Option<Footprint>>,
 }
 
 impl PolicySource {
@@ -26,9 +39,17 @@ impl PolicySource {
     /// # Errors
     /// All that is wrong.
     pub(crate) fn load(&self) -> Result<CompiledPolicy, Vec<PolicyError>> {
+        // Before they are read: what changes meanwhile is a change.
+        #[cfg(feature = "watch")]
+        self.note_read();
+        let files = PolicyFiles::read(&self.directories, self.own_uid)?;
+        self.compile(&files)
+    }
+
+    fn compile(&self, files: &PolicyFiles) -> Result<CompiledPolicy, Vec<PolicyError>> {
         let users = PasswdFiles::system()
             .map_err(|error| vec![PolicyError::unplaced("/etc/passwd", error.to_string())])?;
-        let revision = self.revision.fetch_add(1, Ordering::Relaxed) + 1;
+        let revision = self.state.revision.fetch_add(1, Ordering::Relaxed) + 1;
         let mut policy = Policy::new(self.own_uid, &users).instance(self.instance).revision(revision);
         for manifest in &self.manifests {
             policy = policy.manifest(manifest.clone());
@@ -39,6 +60,29 @@ impl PolicySource {
         if let Some(dev) = &self.dev {
             policy = policy.dev(dev.clone());
         }
-        load(policy, &self.directories)
+        files.compile(policy)
+    }
+}
+
+#[cfg(feature = "watch")]
+impl PolicySource {
+    /// The directories that the files lie in.
+    pub(super) fn directories(&self) -> &[PolicyDirectory] {
+        &self.directories
+    }
+
+    /// Whether the files are still those that were last read.
+    pub(super) fn is_read_from(&self, footprint: &Footprint) -> bool {
+        self.read_from().as_ref() == Some(footprint)
+    }
+
+    fn note_read(&self) {
+        let footprint = Footprint::of(&self.directories);
+        *self.read_from() = Some(footprint);
+    }
+
+    fn read_from(&self) -> std::sync::MutexGuard<'_, Option<Footprint>> {
+        // A panic while it is held leaves it whole.
+        self.state.read_from.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

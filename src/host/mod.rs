@@ -20,7 +20,7 @@ use crate::authority::Instance;
 use crate::authority::load::PolicyDirectory;
 use crate::builder::{Builder, listen};
 use crate::config::Config;
-use crate::daemon::{DaemonHandle, ReloadError};
+use crate::daemon::DaemonHandle;
 use crate::error::BuildError;
 use flags::Flags;
 use report::Report;
@@ -271,7 +271,10 @@ async fn signals(handle: DaemonHandle, ready: impl FnOnce()) {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             // Beside the loop, so that a slow disk does not keep the daemon from being stopped.
-            _ = hangup.recv() => drop(tokio::task::spawn_local(reload(handle.clone()))),
+            _ = hangup.recv() => drop(tokio::task::spawn_local({
+                let handle = handle.clone();
+                async move { handle.reload_in_turn().await }
+            })),
         }
     }
     tracing::info!("stopping; open calls may end");
@@ -280,36 +283,4 @@ async fn signals(handle: DaemonHandle, ready: impl FnOnce()) {
         interrupt.recv().await;
         std::process::exit(130);
     });
-}
-
-/// Reloads; where one has just run, waits for its pause to end, as the files may have changed since.
-async fn reload(handle: DaemonHandle) {
-    loop {
-        match handle.reload().await {
-            Err(ReloadError::TooOften) => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
-            result => return log_reload(result),
-        }
-    }
-}
-
-fn log_reload(result: Result<crate::daemon::Reloaded, ReloadError>) {
-    match result {
-        Ok(reloaded) => {
-            for warning in &reloaded.warnings {
-                tracing::warn!("{warning}");
-            }
-            tracing::info!(
-                revision = reloaded.revision,
-                capabilities = reloaded.capabilities,
-                "policy reloaded"
-            );
-        }
-        Err(ReloadError::Policy(errors)) => {
-            for error in &errors {
-                tracing::error!("{error}");
-            }
-            tracing::error!("the policy has {} errors; the old one stays in force", errors.len());
-        }
-        Err(error) => tracing::error!("{error}"),
-    }
 }

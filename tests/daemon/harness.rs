@@ -93,13 +93,17 @@ pub(crate) struct Start {
     uid: Option<u32>,
     wrapper: Option<Command>,
     stdin: Stdio,
+    /// The directory of capability files, if it is named by a flag.
+    capabilities: Option<PathBuf>,
 }
 
 impl Start {
     /// Without `--dev`: only root and the daemon's own uid may operate it, unless a capability says more.
     pub(crate) fn plain() -> Self {
+        let place = Place::new();
         Start {
-            place: Place::new(),
+            capabilities: Some(place.path("capabilities")),
+            place,
             flags: Vec::new(),
             config: String::new(),
             uid: None,
@@ -115,12 +119,22 @@ impl Start {
 
     /// At the place of an earlier daemon.
     pub(crate) fn at(self, place: Place) -> Self {
-        Start { place, ..self }
+        Start { capabilities: Some(place.path("capabilities")), place, ..self }
     }
 
     pub(crate) fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
         self
+    }
+
+    /// Looks for capability files here.
+    pub(crate) fn capabilities_at(self, path: PathBuf) -> Self {
+        Start { capabilities: Some(path), ..self }
+    }
+
+    /// Looks for capability files where they are when nobody says: `capabilities.d` beside the configuration.
+    pub(crate) fn capabilities_by_rule(self) -> Self {
+        Start { capabilities: None, ..self }
     }
 
     pub(crate) fn everyone(self) -> Self {
@@ -218,7 +232,9 @@ impl Start {
         let config = self.place.write("invoked.toml", &self.config);
         command.arg("--user").arg("--config").arg(config).args(&self.flags);
         command.arg("--address").arg(format!("unix:{}", self.place.socket().display()));
-        command.arg("--capabilities").arg(self.place.path("capabilities"));
+        if let Some(directory) = &self.capabilities {
+            command.arg("--capabilities").arg(directory);
+        }
         command.env_clear().env("HOME", self.place.path("home")).env("PATH", "/usr/bin:/bin");
         command.env("RUST_BACKTRACE", "1").current_dir(self.place.path("files"));
         command

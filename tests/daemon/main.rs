@@ -24,6 +24,7 @@ mod starting;
 mod steady;
 mod stopping;
 mod watch;
+mod watching;
 
 /// What this binary does when it was started again as a child; by itself there is nothing to test.
 #[test]

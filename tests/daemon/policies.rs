@@ -115,8 +115,11 @@ fn can_echo(client: &Client) -> bool {
 /// A daemon whose capability file `a.toml` alone decides on `bench.echo`.
 fn with_file() -> Daemon {
     // Under --dev the daemon's uid has all of bench; so a denial is what the file can change.
-    Start::dev().capability("a.toml", DENIES).run()
+    // And these tests say themselves when it is read again.
+    Start::dev().config(UNWATCHED).capability("a.toml", DENIES).run()
 }
+
+const UNWATCHED: &str = "[policy]\nwatch = false\n";
 
 const DENIES: &str = r#"identifier = "no-echo"
 description = "No echo."
@@ -179,7 +182,7 @@ fn a_second_hangup_within_a_second_is_not_forgotten() {
 
 #[test]
 fn a_reload_ends_a_running_call_whose_grant_is_gone() {
-    let daemon = Start::dev().run();
+    let daemon = Start::dev().config(UNWATCHED).run();
     let client = daemon.client();
     let mut peer = RawPeer::open(&daemon.place().socket());
     // A call whose message is not whole yet: it is open, and authorized.
