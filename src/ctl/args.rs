@@ -23,6 +23,7 @@ use super::tour::StepName;
         invokectl list                                 what you may call\n  \
         invokectl describe fs.read_file                what it takes, and a line to paste\n  \
         invokectl call fs.read_file path=$PWD/a.png -o copy.png\n  \
+        invokectl call fs.write_file path=$PWD/copy.png contents@a.png\n  \
         invokectl tour                                 all of it by itself, in one terminal\n\n\
         Exit codes: 0 ok, 1 the command's own error, 2 usage, 3 permission_denied, 4 not_found, 5 unavailable, \
         6 deadline_exceeded, 7 cancelled, 8 resource_exhausted, 9 invalid_argument, 10 protocol, internal or this \

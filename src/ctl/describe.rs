@@ -84,6 +84,7 @@ impl Argument {
         match kind {
             "String" | "str" | "PathBuf" | "Path" | "char" if key == "path" => format!("{key}=$PWD/FILE"),
             "String" | "str" | "PathBuf" | "Path" | "char" => format!("{key}=TEXT"),
+            "Raw" => format!("{key}@FILE"),
             "bool" => format!("{key}:=true"),
             "f32" | "f64" => format!("{key}:=1.5"),
             number if number.starts_with(['u', 'i']) && number[1..].parse::<u8>().is_ok() => {
@@ -114,6 +115,7 @@ mod tests {
                 argument("len", "u32", false),
                 argument("wide", "bool", false),
                 argument("tags", "Vec<String>", false),
+                argument("picture", "invoked::ipc::Raw", false),
                 argument("index", "Option<u32>", true),
             ],
             body: "arguments".to_owned(),
@@ -122,7 +124,7 @@ mod tests {
             permission: "x:allow-y".to_owned(),
         };
         let text = described.for_people("invokectl -a unix:/s");
-        let line = "invokectl -a unix:/s call x.y path=$PWD/FILE name=TEXT len:=64 wide:=true tags:=JSON";
+        let line = "invokectl -a unix:/s call x.y path=$PWD/FILE name=TEXT len:=64 wide:=true tags:=JSON picture@FILE";
         assert_eq!(text.lines().last(), Some(line));
         assert!(text.contains("index: Option<u32>, optional"));
         assert!(text.contains("permission  x:allow-y; its scope"));

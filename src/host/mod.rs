@@ -265,6 +265,7 @@ async fn signals(handle: DaemonHandle, ready: impl FnOnce()) {
         ready();
         return std::future::pending().await;
     };
+    outlive_file_limits();
     ready();
     loop {
         tokio::select! {
@@ -283,4 +284,14 @@ async fn signals(handle: DaemonHandle, ready: impl FnOnce()) {
         interrupt.recv().await;
         std::process::exit(130);
     });
+}
+
+/// Takes SIGXFSZ, by which a limit on the size of files (RLIMIT_FSIZE) would end the daemon when a peer's call of
+/// `fs.write_file` exceeds it. The write fails then, and the caller is told.
+fn outlive_file_limits() {
+    // Dropping the stream does not restore the default, which is what is wanted.
+    let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    if let Err(error) = signal(kind) {
+        tracing::warn!(%error, "can not take SIGXFSZ: a file above RLIMIT_FSIZE ends the daemon");
+    }
 }

@@ -1,24 +1,26 @@
-//! `fs`: files that a scope allows, read with the daemon's rights.
+//! `fs`: files that a scope allows, read and written with the daemon's rights.
+//!
+//! It owns the commands and what their callers are told. A scope decides on the path of what was found, links resolved
+//! (`located`), and whether something exists is told only where the scope would let it be used.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use invoked_proto::registry::{ErrorCode, limits};
-use serde::Serialize;
+use invoked_proto::registry::ErrorCode;
 use serde_json::Value;
 
-use crate::authority::{PathScope, ScopeDefault, ScopeDenial, ScopeKind, ScopeVerdict};
+use self::failure::FileError;
+use self::located::{Located, Missing};
+use crate::authority::{PathScope, PermissionSet, ScopeDefault, ScopeDenial, ScopeKind, ScopeVerdict};
 use crate::daemon::DaemonHandle;
 use crate::error::BuildError;
-use crate::ipc::{
-    Argument, CallError, Command, CommandArg, CommandItem, Fault, InvokeError, InvokeMessage, Outcome,
-    Response,
-};
+use crate::ipc::{Argument, CallError, Command, CommandArg, CommandItem, Fault, InvokeMessage};
 use crate::plugin::{self, Plugin};
 
+mod failure;
 mod located;
+mod read;
+mod write;
 
 /// The plugin.
 ///
@@ -26,101 +28,139 @@ mod located;
 /// None in practice; its name is checked as every plugin's.
 pub fn plugin() -> Result<Plugin, BuildError> {
     let path = Argument { key: "path", kind: "String", optional: false };
+    let optional = |key, kind| Argument { key, kind, optional: true };
     plugin::Builder::new("fs")
         .invoke_handler(vec![
-            Command::blocking("read_file", read_file)
-                .docs("Answers with the bytes of a regular file.\n\n`path` is absolute. The scopes of the grant decide on the path with its links resolved.")
+            Command::blocking("read_file", read::read_file)
+                .docs("Answers with the bytes of a regular file.\n\nAll of them, or `len` bytes from `offset` on. `path` is absolute. The scopes of the grant decide on the path with its links resolved.")
+                .argument(path.clone())
+                .argument(optional("offset", "u64"))
+                .argument(optional("len", "u64"))
+                .scoped(),
+            Command::blocking("read_dir", read::read_dir)
+                .docs("Lists a directory: name and kind (file, directory, link, other) of each entry.\n\nThe scopes of the grant decide on the directory, and on each entry: one whose path they don't allow is not listed.")
+                .argument(path.clone())
+                .scoped(),
+            Command::blocking("metadata", read::metadata)
+                .docs("Tells about a file or directory: kind, len, modified, readonly, mode.\n\n`len` is in bytes, `modified` in milliseconds since 1970, `mode` the permission bits as a number. Links are followed.")
+                .argument(path.clone())
+                .scoped(),
+            Command::blocking("write_file", write::write_file)
+                .docs("Writes a regular file, which is created if it is not there, and replaces what was in it.\n\n`contents` is an attachment, or text. With `append` it is added at the end. `new` refuses a file that is there, `create:=false` one that isn't. `mode` is for a file that is created (mode=0600). `atomic` writes beside the file and renames: readers see the old or the new file, whole.\n\nOr a raw body, with the headers `path` (percent-encoded) and `options` (a JSON object), as Tauri's front end sends it.")
                 .argument(path)
+                .argument(Argument { key: "contents", kind: "Raw", optional: false })
+                .argument(optional("append", "bool"))
+                .argument(optional("create", "bool"))
+                .argument(optional("new", "bool"))
+                .argument(optional("mode", "String"))
+                .argument(optional("atomic", "bool"))
                 .scoped(),
         ])
-        .default_permissions(&["allow-read-file"])
-        .scope(ScopeKind::Path, ScopeDefault::Nothing)
+        .set(set(
+            "read",
+            "Reading files and directories; which ones, the scope says.",
+            &["allow-read-file", "allow-read-dir", "allow-metadata"],
+        ))
+        .set(set(
+            "write",
+            "Creating files and replacing what is in them; which ones, the scope says. It does not include reading.",
+            &["allow-write-file"],
+        ))
+        .default_permissions(&["read"])
+        .scope(ScopeKind::of::<PathScope>(), ScopeDefault::Nothing)
         .build()
 }
 
-/// An error of the file system, as callers get it.
-#[derive(Debug, Serialize)]
-struct FileError {
-    /// `not_found`, `permission_denied`, `busy`, `io`.
-    kind: &'static str,
-    message: String,
-}
-
-impl FileError {
-    fn error(kind: &'static str, path: &str, text: impl std::fmt::Display) -> CallError {
-        let message = format!("{path}: {text}");
-        CallError::Application(InvokeError::json(&FileError { kind, message }))
-    }
-
-    fn io(path: &str, error: &std::io::Error) -> CallError {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => "not_found",
-            std::io::ErrorKind::PermissionDenied => "permission_denied",
-            // Somebody holds a lease on it (fcntl(2), F_SETLEASE); waiting for them would hold a thread.
-            std::io::ErrorKind::WouldBlock => "busy",
-            _ => "io",
-        };
-        FileError::error(kind, path, error)
+fn set(identifier: &str, description: &str, permissions: &[&str]) -> PermissionSet {
+    PermissionSet {
+        identifier: identifier.to_owned(),
+        description: description.to_owned(),
+        permissions: permissions.iter().map(|&permission| permission.to_owned()).collect(),
     }
 }
 
-fn read_file(message: &InvokeMessage) -> Outcome {
-    let path = String::from_command(CommandItem { command: "read_file", key: "path", message })?;
-    if !Path::new(&path).is_absolute() {
-        // No scope has anything to say about it, and nothing is told by it.
-        let text = format!("fs.read_file: `path` is absolute, and {path:?} is not");
-        return Err(CallError::Framework(Fault::refusal(ErrorCode::InvalidArgument, text)));
+/// A call of one of the commands here, with the path that it asks for.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    message: &'a InvokeMessage,
+    path: &'a str,
+}
+
+/// Takes the argument `key`, after a check that the call has none but those in `known`: an option that is overlooked may
+/// be what was to keep a file from harm.
+fn argument<'a, T: CommandArg<'a>>(
+    message: &'a InvokeMessage,
+    key: &'static str,
+    known: &[&str],
+) -> Result<T, CallError> {
+    if let Some(unknown) = message.argument_names()?.find(|name| !known.contains(name)) {
+        let takes = known.join(", ");
+        let text = format!("{} has no argument `{unknown}`; it takes {takes}", message.command());
+        return Err(Fault::refusal(ErrorCode::InvalidArgument, text).into());
     }
-    let located = match located::locate(Path::new(&path)) {
-        Ok(located) => located,
-        Err(missing) => {
-            // Whether something exists is told only where the scope would let it be read.
-            match &missing.real {
-                Some(real) => check(message, real, &path)?,
-                None => return Err(forbidden(&path)),
-            }
-            return Err(FileError::io(&path, &missing.error));
+    Ok(T::from_command(CommandItem { command: "fs", key, message })?)
+}
+
+impl Asked<'_> {
+    /// Finds what is there and may be used; `Err` is the answer to the call otherwise.
+    fn locate(&self) -> Result<Located, CallError> {
+        self.try_locate()?.map_err(|error| self.failed(&error))
+    }
+
+    /// The same, with the error of the file system apart, if it may be told.
+    fn try_locate(&self) -> Result<Result<Located, std::io::Error>, CallError> {
+        self.check_absolute()?;
+        match located::locate(Path::new(self.path)) {
+            Ok(located) => self.check(&located.real).map(|()| Ok(located)),
+            Err(missing) => self.may_tell(missing).map(Err),
         }
-    };
-    check(message, &located.real, &path)?;
-    let file = located.open().map_err(|error| FileError::io(&path, &error))?;
-    read(file, &path)
-}
-
-/// Asks the grant's scopes; a refusal is explained in the operator's log.
-fn check(message: &InvokeMessage, real: &Path, asked: &str) -> Result<(), CallError> {
-    match message.grant().check::<PathScope>(real) {
-        ScopeVerdict::Allowed => Ok(()),
-        ScopeVerdict::Denied(denial) => Err(refuse(message, denial, real, asked)),
     }
-}
 
-fn refuse(message: &InvokeMessage, denial: ScopeDenial, real: &Path, asked: &str) -> CallError {
-    if let Some(daemon) = message.state().find::<DaemonHandle>() {
-        let argument = Value::from(real.to_string_lossy().into_owned());
-        daemon.note_scope_denial(message.peer().id, Arc::clone(message.grant()), denial, argument);
+    /// The error, if the scope would allow what is missing.
+    fn may_tell(&self, missing: Missing) -> Result<std::io::Error, CallError> {
+        match &missing.real {
+            Some(real) => self.check(real)?,
+            None => return Err(self.forbidden()),
+        }
+        Ok(missing.error)
     }
-    forbidden(asked)
-}
 
-fn forbidden(asked: &str) -> CallError {
-    let text = format!("this peer may not call fs.read_file with path {asked:?}");
-    CallError::Framework(Fault::refusal(ErrorCode::PermissionDenied, text))
-}
+    fn check_absolute(&self) -> Result<(), CallError> {
+        let text = if self.path.contains('\0') {
+            "has a NUL byte"
+        } else if !Path::new(self.path).is_absolute() {
+            "is not: in a shell, $PWD/FILE is"
+        } else {
+            return Ok(());
+        };
+        // No scope has anything to say about it, and nothing is told by it.
+        let text = format!("{}: `path` is absolute, and {:?} {text}", self.message.command(), self.path);
+        Err(Fault::refusal(ErrorCode::InvalidArgument, text).into())
+    }
 
-fn read(file: File, path: &str) -> Outcome {
-    let len = file.metadata().map_err(|error| FileError::io(path, &error))?.len();
-    let max = limits::MAX_MESSAGE as u64;
-    if len > max {
-        let text = format!("{path}: {len} bytes are above the limit of {max} for one reply");
-        return Err(CallError::Framework(Fault::new(ErrorCode::TooLarge, text)));
+    /// Asks the grant's scopes; a refusal is explained in the operator's log.
+    fn check(&self, real: &Path) -> Result<(), CallError> {
+        match self.message.grant().check::<PathScope>(real) {
+            ScopeVerdict::Allowed => Ok(()),
+            ScopeVerdict::Denied(denial) => Err(self.refuse(denial, real)),
+        }
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
-    // One more than allowed, so that a file that grew is noticed and does not grow in memory.
-    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| FileError::io(path, &error))?;
-    if bytes.len() as u64 > max {
-        let text = format!("{path}: grew above the limit of {max} bytes for one reply");
-        return Err(CallError::Framework(Fault::new(ErrorCode::TooLarge, text)));
+
+    fn refuse(&self, denial: ScopeDenial, real: &Path) -> CallError {
+        let message = self.message;
+        if let Some(daemon) = message.state().find::<DaemonHandle>() {
+            let argument = Value::from(real.to_string_lossy().into_owned());
+            daemon.note_scope_denial(message.peer().id, Arc::clone(message.grant()), denial, argument);
+        }
+        self.forbidden()
     }
-    Ok(Response::new(bytes))
+
+    fn forbidden(&self) -> CallError {
+        let text = format!("this peer may not call {} with path {:?}", self.message.command(), self.path);
+        CallError::Framework(Fault::refusal(ErrorCode::PermissionDenied, text))
+    }
+
+    fn failed(&self, error: &std::io::Error) -> CallError {
+        FileError::io(self.path, error)
+    }
 }

@@ -127,6 +127,32 @@ fn a_command_is_found_and_described_with_a_line_that_works() {
 }
 
 #[test]
+fn the_line_that_writes_a_file_works_where_a_policy_allows_it() {
+    let daemon = Daemon::sharing_for_writing();
+    std::fs::write(daemon.shared().join("FILE"), b"in").expect("written");
+    let described = daemon.ctl(&["describe", "fs.write_file"]).expect(0).text();
+    let line = described.lines().last().expect("a line to paste").to_owned();
+    assert!(line.ends_with(" call fs.write_file path=$PWD/FILE contents@FILE"), "{line}");
+    let line = line.replace("$PWD/FILE", &daemon.shared().join("copy").display().to_string());
+    let words: Vec<&str> = line.split(' ').skip(3).collect();
+    let ended = daemon.ctl(&words).expect(0);
+    assert_eq!((ended.text().as_str(), ended.stderr.as_str()), ("", ""));
+    assert_eq!(std::fs::read(daemon.shared().join("copy")).expect("made"), b"in");
+    // Text, standard input, and the options.
+    let path = format!("path={}", daemon.shared().join("copy").display());
+    let words = ["call", "fs.write_file", &path];
+    daemon.ctl(&[&words[..], &["contents= more", "append:=true"]].concat()).expect(0);
+    daemon.ctl_with(&[&words[..], &["contents@-", "append:=true"]].concat(), b"\xff").expect(0);
+    assert_eq!(std::fs::read(daemon.shared().join("copy")).expect("made"), b"in more\xff");
+    let error = daemon.ctl(&[&["-j"], &words[..], &["contents=x", "new:=true"]].concat()).expect(1).error();
+    assert_eq!(error["body"]["kind"], "exists");
+    let ended = daemon.ctl(&[&words[..], &["contents=x", "mode:=600"]].concat()).expect(9);
+    assert!(ended.stderr.contains("octal digits as text"), "{}", ended.stderr);
+    let ended = daemon.ctl(&words).expect(9);
+    assert!(ended.stderr.contains("contents@FILE"), "{}", ended.stderr);
+}
+
+#[test]
 fn who_and_whether_are_told() {
     let daemon = Daemon::start();
     let uid = rustix::process::getuid().as_raw().to_string();

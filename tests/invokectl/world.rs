@@ -24,7 +24,21 @@ pub(crate) struct Ended {
 
 impl Daemon {
     pub(crate) fn start() -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    /// With a capability by which the shared directory may be written too.
+    pub(crate) fn sharing_for_writing() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let capabilities = directory.path().join("config/invoked/capabilities.d");
+        std::fs::create_dir_all(&capabilities).expect("a directory");
+        let text = "identifier = 'write'\npeers = ['self']\n\
+            permissions = [{ identifier = 'fs:write', allow = ['$DIR/**'] }]\n";
+        std::fs::write(capabilities.join("write.toml"), text).expect("written");
+        Self::start_in(directory)
+    }
+
+    fn start_in(directory: tempfile::TempDir) -> Self {
         std::fs::create_dir(directory.path().join("shared")).expect("a directory");
         let mut child = Command::new(INVOKED)
             .args(["--user", "--dev", "--log", "off", "--address", &address(directory.path())])
