@@ -5,8 +5,9 @@
 use std::error::Error;
 
 use invoked::ipc::{CancellationToken, Request, State};
+use invoked::plugin::{self, Plugin};
 use invoked::transport::{Access, Listener};
-use invoked::{command, generate_handler, plugin};
+use invoked::{command, generate_handler};
 use invoked_client::blocking::Client;
 use invoked_client::{Address, Options};
 use serde_json::{Value, json};
@@ -48,8 +49,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let address: Address = format!("unix:{}/run/embed.sock", directory.path().display()).parse()?;
 
     let listener = Listener::bind(&address, Access::Owner)?;
-    let arithmetic =
-        plugin::Builder::new("arithmetic").invoke_handler(generate_handler![divide, idle]).build()?;
+    let arithmetic: Plugin =
+        plugin::Builder::new("arithmetic").invoke_handler(generate_handler![divide, idle]).build();
     let daemon = invoked::Builder::default()
         .manage(Unit("bytes"))
         .invoke_handler(generate_handler![measure, reverse])

@@ -1,5 +1,7 @@
 //! Putting a daemon together: commands, state, policy, configuration.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,73 +9,157 @@ use invoked_transport::Listener;
 #[cfg(feature = "cli")]
 use invoked_transport::{Access, Address, Group};
 
+use crate::app::{App, AppHandle, PackageInfo};
 use crate::authority::load::PolicyDirectory;
 use crate::authority::{DevOptions, Instance, PolicyError, ScopeVariable};
 use crate::commands::CommandTable;
 use crate::config::Config;
 #[cfg(feature = "cli")]
 use crate::config::ListenAccess;
-use crate::daemon::{Daemon, PolicySource, Running, SourceState};
+#[cfg(feature = "cli")]
+use crate::context::Context;
+use crate::daemon::{Daemon, PolicySource, Running, SetupHook, SourceState};
 use crate::error::BuildError;
-use crate::ipc::{Command, InvokeHandler, StateManager};
-use crate::plugin::Plugin;
+use crate::ipc::{InvokeHandler, Runtime, StateManager, Wry};
+use crate::plugin::{Assembled, TauriPlugin};
 use crate::plugins;
+
+/// What a setup hook of the application is.
+type AppSetup<R> = Box<dyn FnOnce(&mut App<R>) -> Result<(), Box<dyn std::error::Error>> + Send>;
+
+/// A [`Builder`] that knows the application's identifier: its [`run`](Builder::run) needs nothing more.
+#[derive(Debug)]
+pub enum Named {}
+
+/// A [`Builder`] that does not know an identifier: it serves a listener, or is [`run`](Builder::run) with a
+/// [`Context`](crate::Context).
+#[derive(Debug)]
+pub enum Unnamed {}
 
 /// Builds a daemon.
 ///
 /// The plugins `core` and `fs` are always there; without a capability file nobody but root and the daemon's own uid may
 /// call anything, and those may only operate it.
-#[derive(Debug)]
+///
+/// `R` is there for Tauri's sake, and `N` says whether the builder was made by [`new`](Builder::new) or by `default`.
 #[must_use]
-pub struct Builder {
-    /// Names the address and the configuration of a program; an embedded daemon is given its listener.
-    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub struct Builder<R: Runtime = Wry, N = Unnamed> {
     pub(crate) app: Option<String>,
-    pub(crate) commands: Vec<Command>,
-    pub(crate) plugins: Vec<Plugin>,
+    pub(crate) version: Option<String>,
+    pub(crate) handler: InvokeHandler,
+    pub(crate) plugins: Vec<Result<Assembled<R>, BuildError>>,
+    pub(crate) plugin_config: serde_json::Map<String, serde_json::Value>,
+    pub(crate) setup: Vec<AppSetup<R>>,
     pub(crate) state: StateManager,
     pub(crate) config: Config,
     pub(crate) directories: Vec<PolicyDirectory>,
     pub(crate) dev: Option<PathBuf>,
     pub(crate) instance: Instance,
+    pub(crate) named: PhantomData<N>,
+}
+
+impl<R: Runtime, N> fmt::Debug for Builder<R, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("app", &self.app)
+            .field("handler", &self.handler)
+            .field("plugins", &self.plugins)
+            .field("state", &self.state)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Builder {
     fn default() -> Self {
+        Builder::without_name()
+    }
+}
+
+impl Builder<Wry, Named> {
+    /// A daemon of the application `id` (`org.acme.photos`), with an address of its own.
+    pub fn new(id: impl Into<String>) -> Self {
+        Builder { app: Some(id.into()), ..Builder::without_name() }
+    }
+}
+
+#[cfg(feature = "cli")]
+impl<R: Runtime> Builder<R> {
+    /// Takes identifier and version from the context, as [`run`](Self::run) does.
+    pub(crate) fn named(self, context: Context<R>) -> Builder<R, Named> {
+        Builder {
+            app: Some(context.identifier),
+            version: Some(context.version),
+            handler: self.handler,
+            plugins: self.plugins,
+            plugin_config: self.plugin_config,
+            setup: self.setup,
+            state: self.state,
+            config: self.config,
+            directories: self.directories,
+            dev: self.dev,
+            instance: self.instance,
+            named: PhantomData,
+        }
+    }
+}
+
+impl<R: Runtime, N> Builder<R, N> {
+    fn without_name() -> Self {
         Builder {
             app: None,
-            commands: Vec::new(),
+            version: None,
+            handler: InvokeHandler::default(),
             plugins: Vec::new(),
+            plugin_config: serde_json::Map::new(),
+            setup: Vec::new(),
             state: StateManager::default(),
             config: Config::default(),
             directories: Vec::new(),
             dev: None,
             instance: Instance::User,
+            named: PhantomData,
         }
-    }
-}
-
-impl Builder {
-    /// A daemon of the application `id` (`org.acme.photos`), with an address of its own.
-    pub fn new(id: impl Into<String>) -> Self {
-        Builder { app: Some(id.into()), ..Builder::default() }
     }
 
     /// Manages a value that commands take as `State<T>`. A second value of the same type is ignored.
-    pub fn manage<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+    pub fn manage<T: Send + Sync + 'static>(self, value: T) -> Self {
         self.state.manage(value);
         self
     }
 
-    /// Adds the application's own commands. May be called more than once.
-    pub fn invoke_handler(mut self, handler: impl Into<InvokeHandler>) -> Self {
-        self.commands.extend(handler.into().commands);
+    /// Says what is done once, before the first call, with the plugins set up already. May be called more than once. An
+    /// error keeps the daemon from starting.
+    pub fn setup(
+        mut self,
+        hook: impl FnOnce(&mut App<R>) -> Result<(), Box<dyn std::error::Error>> + Send + 'static,
+    ) -> Self {
+        self.setup.push(Box::new(hook));
         self
     }
 
-    /// Adds a plugin.
-    pub fn plugin(mut self, plugin: Plugin) -> Self {
-        self.plugins.push(plugin);
+    /// Adds the application's own commands: from [`generate_handler!`](crate::generate_handler), by hand, or by a function
+    /// that picks its calls. May be called more than once; see [`InvokeHandler`].
+    pub fn invoke_handler(mut self, handler: impl Into<InvokeHandler>) -> Self {
+        self.handler.extend(handler.into());
+        self
+    }
+
+    /// Names the commands that handlers take which are functions.
+    pub fn commands(mut self, names: &[&'static str]) -> Self {
+        self.handler.names.extend_from_slice(names);
+        self
+    }
+
+    /// Adds a plugin. What is wrong with it is told when the daemon is built.
+    pub fn plugin<C: serde::de::DeserializeOwned + 'static>(mut self, plugin: TauriPlugin<R, C>) -> Self {
+        self.plugins.push(plugin.assemble());
+        self
+    }
+
+    /// Configures the plugin `name`; a table `[plugins.NAME]` of the configuration file comes before it.
+    pub fn plugin_config(mut self, name: impl Into<String>, config: serde_json::Value) -> Self {
+        self.plugin_config.insert(name.into(), config);
         self
     }
 
@@ -96,7 +182,9 @@ impl Builder {
         self.dev = Some(directory.into());
         self
     }
+}
 
+impl<N> Builder<Wry, N> {
     /// Serves `listener` on a thread of its own: no flags, no signals, no logs set up.
     ///
     /// ```
@@ -124,36 +212,71 @@ impl Builder {
     }
 
     /// Everything but the socket.
-    pub(crate) fn build(mut self) -> Result<(Daemon, Vec<PolicyError>), BuildError> {
-        let mut all = vec![plugins::core::plugin(&self.config)?, plugins::fs::plugin()?];
+    pub(crate) fn build(self) -> Result<(Daemon, Vec<PolicyError>), BuildError> {
+        let plugin = |plugin: TauriPlugin| plugin.assemble();
+        let mut all = vec![plugin(plugins::core::plugin(&self.config))?, plugin(plugins::fs::plugin())?];
         if self.dev.is_some() {
-            all.push(plugins::bench::plugin()?);
+            all.push(plugin(plugins::bench::plugin())?);
         }
-        all.append(&mut self.plugins);
-        if !self.commands.is_empty() {
-            all.push(Plugin::application(std::mem::take(&mut self.commands)));
+        for plugin in self.plugins {
+            all.push(plugin?);
+        }
+        let own = self.handler.into_commands().map_err(BuildError::Commands)?;
+        if !own.is_empty() {
+            all.push(Assembled::application(own));
         }
         let commands = Arc::new(CommandTable::new(&all).map_err(BuildError::Commands)?);
+        let is_there =
+            |name: &str| all.iter().any(|p| p.name().is_some_and(|plugin| plugin.as_str() == name));
+        if let Some(name) = self.config.plugins.keys().find(|name| !is_there(name)) {
+            return Err(BuildError::Commands(format!("[plugins.{name}]: there is no plugin {name}")));
+        }
         let dev = self.dev.as_deref().map(dev_options).transpose()?;
         let source = PolicySource {
             own_uid: rustix::process::geteuid().as_raw(),
             instance: self.instance,
             manifests: all.iter().map(|plugin| plugin.manifest().clone()).collect(),
-            directories: std::mem::take(&mut self.directories),
+            directories: self.directories,
             variables: variables(self.instance),
             dev,
             state: SourceState::default(),
         };
         let compiled = source.load().map_err(BuildError::Policy)?;
+        let mut package = PackageInfo::default();
+        package.name = self.app.unwrap_or(package.name);
+        package.version = self.version.unwrap_or(package.version);
         let daemon = Daemon {
-            config: self.config,
             commands,
             policy: Arc::new(compiled.snapshot),
             source: Arc::new(source),
-            state: self.state,
+            app: AppHandle::new(self.state, package, self.instance),
+            setup: hooks(all, self.setup, &self.config, self.plugin_config),
+            config: self.config,
         };
         Ok((daemon, compiled.warnings))
     }
+}
+
+/// The setup hooks in the order in which they run: plugins first.
+fn hooks(
+    plugins: Vec<Assembled>,
+    own: Vec<AppSetup<Wry>>,
+    config: &Config,
+    mut configured: serde_json::Map<String, serde_json::Value>,
+) -> Vec<SetupHook> {
+    let mut hooks = Vec::new();
+    for mut plugin in plugins {
+        let Some(hook) = plugin.setup.take() else { continue };
+        let name = plugin.name().map_or_else(String::new, |name| name.as_str().to_owned());
+        let in_file = config.plugins.get(&name).cloned();
+        let config = in_file.or_else(|| configured.remove(&name)).unwrap_or_default();
+        hooks.push(SetupHook { plugin: Some(name), run: Box::new(move |app| hook(app, config)) });
+    }
+    for hook in own {
+        let run = Box::new(move |app: &AppHandle| hook(&mut App::new(app.clone())));
+        hooks.push(SetupHook { plugin: None, run });
+    }
+    hooks
 }
 
 /// The directory that `--dev` shares, with links resolved.

@@ -9,7 +9,7 @@ use invoked_proto::Text;
 use invoked_proto::name::CommandName;
 
 use crate::ipc::{Argument, Command, Execution};
-use crate::plugin::Plugin;
+use crate::plugin::Assembled;
 
 /// What one long run counts; a short one takes back 1.
 const STRIKE: u32 = 10;
@@ -103,7 +103,7 @@ impl CommandTable {
     ///
     /// # Errors
     /// A text that names the plugin and the command, if a name is ill-formed or used twice.
-    pub fn new(plugins: &[Plugin]) -> Result<Self, String> {
+    pub(crate) fn new(plugins: &[Assembled]) -> Result<Self, String> {
         let mut by_name = HashMap::new();
         for plugin in plugins {
             for command in plugin.commands() {

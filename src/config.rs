@@ -21,6 +21,9 @@ pub struct Config {
     pub quotas: Quotas,
     /// Threads and times.
     pub runtime: Runtime,
+    /// `[plugins.NAME]`: what plugins of a program's own are configured with.
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub plugins: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
 /// `[listen]`

@@ -21,11 +21,14 @@
 #[allow(unused_extern_crates)]
 extern crate self as invoked;
 
+mod app;
+pub mod async_runtime;
 pub mod authority;
 mod broker;
 mod builder;
 pub mod commands;
 pub mod config;
+mod context;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod ctl;
@@ -40,15 +43,19 @@ pub mod plugins;
 mod runner;
 mod session;
 
-pub use builder::Builder;
+pub use app::path;
+pub use app::{App, AppHandle, Emitter, Listener, Manager, PackageInfo, Webview, WebviewWindow, Window};
+pub use builder::{Builder, Named, Unnamed};
 pub use config::Config;
+pub use context::Context;
 pub use daemon::{DaemonHandle, ReloadError, Reloaded, Running};
-pub use error::BuildError;
+pub use error::{BuildError, Error, Result};
 pub use invoked_transport as transport;
+pub use ipc::{Runtime, State, Wry};
 
 /// Makes a command of a function.
 ///
-/// The arguments come from the call's JSON object by their names, or from the call itself ([`State`](ipc::State),
+/// The arguments come from the call's JSON object by their names, or from the call itself ([`State`],
 /// [`Request`](ipc::Request), `&`[`Peer`](ipc::Peer), and what else [`CommandArg`](ipc::CommandArg) lists). The result
 /// goes back as JSON, bytes (`Vec<u8>`, `Bytes`, `&[u8]`) raw; of a `Result`, the error as the application's own.
 /// The function stays what it is. Doc comments become what `describe` prints.
@@ -109,6 +116,15 @@ pub use invoked_macros::command;
 /// let handler = invoked::generate_handler![version, photos::count];
 /// ```
 pub use invoked_macros::generate_handler;
+
+/// Tells who the program is, as a [`Context`]: the name and version of its package; where a `tauri.conf.json` stands beside
+/// its manifest, the `identifier` and `version` of that. Another file can be named: `generate_context!("other.json")`.
+///
+/// ```
+/// let context: invoked::Context = invoked::generate_context!();
+/// assert_eq!(context.identifier(), env!("CARGO_PKG_NAME"));
+/// ```
+pub use invoked_macros::generate_context;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

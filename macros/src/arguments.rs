@@ -4,7 +4,9 @@ use proc_macro2::Span;
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{FnArg, GenericParam, Pat, Signature, Type};
+use syn::{
+    FnArg, GenericParam, Generics, Ident, Pat, Signature, Type, TypeParam, TypeParamBound, WherePredicate,
+};
 
 use crate::attributes::KeyCase;
 
@@ -18,6 +20,15 @@ pub(crate) struct Argument {
     name: String,
     /// Where errors about the type point to.
     pub(crate) span: Span,
+    /// The type, if it may be one of those that Tauri has and invoked can't have.
+    pub(crate) absent: Option<Type>,
+}
+
+/// What a signature says.
+pub(crate) struct Read {
+    pub(crate) arguments: Vec<Argument>,
+    /// The parameters that stand for the runtime.
+    pub(crate) runtimes: Vec<Ident>,
 }
 
 impl Argument {
@@ -44,7 +55,7 @@ impl Argument {
 
 /// The types that `invoked::ipc` injects. A macro sees only names: a type of the user's with one of these is still
 /// read from the call, but `describe` doesn't tell of it.
-const INJECTED: [&str; 13] = [
+const INJECTED: [&str; 16] = [
     "AppHandle",
     "CancellationToken",
     "Channel",
@@ -58,15 +69,21 @@ const INJECTED: [&str; 13] = [
     "Raw",
     "Request",
     "State",
+    "Webview",
+    "WebviewWindow",
+    "Window",
 ];
 
-/// Reads the arguments of a function.
+/// Types of Tauri's that a daemon can't have. Whether one is meant, and not a type of the user's, the compiler decides.
+const ABSENT: [&str; 3] = ["Webview", "WebviewWindow", "Window"];
+
+/// Reads the signature of a function.
 ///
 /// # Errors
 /// All that is wrong with the signature, combined.
-pub(crate) fn read(signature: &Signature, case: KeyCase) -> syn::Result<Vec<Argument>> {
+pub(crate) fn read(signature: &Signature, case: KeyCase) -> syn::Result<Read> {
     let mut errors = Errors::default();
-    check_signature(signature, &mut errors);
+    let runtimes = check_signature(signature, &mut errors);
     let mut arguments: Vec<Argument> = Vec::new();
     for input in &signature.inputs {
         match argument(input, case) {
@@ -79,14 +96,23 @@ pub(crate) fn read(signature: &Signature, case: KeyCase) -> syn::Result<Vec<Argu
             Err(error) => errors.push(error),
         }
     }
-    errors.finish().map(|()| arguments)
+    errors.finish().map(|()| Read { arguments, runtimes })
 }
 
-fn check_signature(signature: &Signature, errors: &mut Errors) {
+/// The parameters of a signature that stand for the runtime; nothing else may be generic.
+fn check_signature(signature: &Signature, errors: &mut Errors) -> Vec<Ident> {
+    let mut runtimes = Vec::new();
     for parameter in &signature.generics.params {
-        if !matches!(parameter, GenericParam::Lifetime(_)) {
-            let text = "a command can't be generic: nobody could say for which type it is registered";
-            errors.add(parameter, text);
+        match parameter {
+            GenericParam::Lifetime(_) => {}
+            GenericParam::Type(parameter) if is_runtime(parameter, &signature.generics) => {
+                runtimes.push(parameter.ident.clone());
+            }
+            GenericParam::Type(_) | GenericParam::Const(_) => {
+                let text = "a command can't be generic: nobody could say for which type it is registered; \
+                            only a parameter `R: Runtime` may stand here";
+                errors.add(parameter, text);
+            }
         }
     }
     if let Some(token) = &signature.unsafety {
@@ -98,6 +124,27 @@ fn check_signature(signature: &Signature, errors: &mut Errors) {
     if let Some(variadic) = &signature.variadic {
         errors.add(variadic, "a command has a fixed number of arguments");
     }
+    runtimes
+}
+
+/// Whether a parameter is bounded by `Runtime`, by whatever path it is reached.
+fn is_runtime(parameter: &TypeParam, generics: &Generics) -> bool {
+    let names_runtime = |bound: &TypeParamBound| match bound {
+        TypeParamBound::Trait(bound) => last_segment(&bound.path) == "Runtime",
+        _ => false,
+    };
+    let is_about_it = |bounded: &Type| match bounded {
+        Type::Path(path) => path.path.is_ident(&parameter.ident),
+        _ => false,
+    };
+    let mut wheres = generics.where_clause.iter().flat_map(|clause| &clause.predicates);
+    parameter.bounds.iter().any(names_runtime)
+        || wheres.any(|predicate| match predicate {
+            WherePredicate::Type(kind) => {
+                is_about_it(&kind.bounded_ty) && kind.bounds.iter().any(names_runtime)
+            }
+            _ => false,
+        })
 }
 
 fn argument(input: &FnArg, case: KeyCase) -> syn::Result<Argument> {
@@ -118,7 +165,11 @@ fn argument(input: &FnArg, case: KeyCase) -> syn::Result<Argument> {
         kind: spelling(&typed.ty),
         name: type_name(&typed.ty),
         span: typed.ty.span(),
+        absent: None,
     };
+    if ABSENT.contains(&argument.name.as_str()) && !argument.kind.contains('\'') {
+        argument.absent = Some(Type::clone(&typed.ty));
+    }
     argument.key = match &*typed.pat {
         Pat::Ident(name) => case.key(&name.ident.unraw().to_string()),
         Pat::Struct(pattern) => case.key(&last_segment(&pattern.path)),

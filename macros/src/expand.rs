@@ -3,9 +3,10 @@
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
+use syn::spanned::Spanned;
 use syn::{Attribute, Expr, Ident, ItemFn, Lit, Meta, Path};
 
-use crate::arguments::{self, Argument};
+use crate::arguments::{self, Argument, Read};
 use crate::attributes::{Attributes, Place, check_name};
 use crate::root;
 
@@ -47,19 +48,21 @@ struct Plan<'a> {
     root: &'a Path,
     name: String,
     arguments: Vec<Argument>,
+    /// Parameters of the function that stand for the runtime.
+    runtimes: Vec<Ident>,
     place: Place,
 }
 
 impl<'a> Plan<'a> {
     fn new(function: &'a ItemFn, attributes: Attributes, root: &'a Path) -> syn::Result<Self> {
-        let arguments = arguments::read(&function.sig, attributes.case)?;
+        let Read { arguments, runtimes } = arguments::read(&function.sig, attributes.case)?;
         let ident = &function.sig.ident;
         let (name, span) = match &attributes.rename {
             Some(name) => (name.value(), name.span()),
             None => (ident.unraw().to_string(), ident.span()),
         };
         check_name(&name, span)?;
-        Ok(Plan { function, root, name, arguments, place: attributes.place })
+        Ok(Plan { function, root, name, arguments, runtimes, place: attributes.place })
     }
 
     fn expand(&self) -> TokenStream {
@@ -67,6 +70,7 @@ impl<'a> Plan<'a> {
         let (vis, maker) = (&function.vis, maker(&function.sig.ident));
         let cfgs = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg"));
         let (command, facts) = (self.make(), self.facts());
+        let absent = self.absent();
         quote! {
             #function
 
@@ -74,6 +78,7 @@ impl<'a> Plan<'a> {
             #[doc(hidden)]
             #[allow(deprecated)]
             #vis fn #maker() -> #root::ipc::Command {
+                #absent
                 #command #facts
             }
         }
@@ -90,11 +95,13 @@ impl<'a> Plan<'a> {
         let is_async = self.function.sig.asyncness.is_some();
         let takes: Vec<_> = (0..self.arguments.len()).map(|n| self.take(n)).collect();
         let values = (0..self.arguments.len()).map(value);
+        let runtimes = self.runtimes.iter().map(|_| quote_spanned!(span=> #root::Wry));
+        let turbofish = (!self.runtimes.is_empty()).then(|| quote_spanned!(span=> ::<#(#runtimes),*>));
         let wait = is_async.then(|| quote_spanned!(span=> .await));
         let reply = self.reply(span);
         let body = quote_spanned! {span=>
             #(#takes)*
-            let output = #function(#(#values),*)#wait;
+            let output = #function #turbofish(#(#values),*)#wait;
             #reply
         };
         let constructor = match (self.place, is_async) {
@@ -123,10 +130,33 @@ impl<'a> Plan<'a> {
         let (value, span) = (value(n), mixed(argument.span));
         let root = self.root_at(span);
         quote_spanned! {span=>
-            let #value = #root::ipc::reply::argument(
-                #root::ipc::CommandItem { command: #name, key: #key, message },
-            )?;
+            let #value = #root::ipc::reply::argument(#name, #key, message)?;
         }
+    }
+
+    /// Lets the compiler refuse, with a reason, types of Tauri's that a daemon can't have.
+    fn absent(&self) -> TokenStream {
+        let checks: Vec<_> = self
+            .arguments
+            .iter()
+            .filter_map(|argument| argument.absent.as_ref())
+            .map(|kind| {
+                let span = mixed(kind.span());
+                let root = self.root_at(span);
+                quote_spanned! {span=>
+                    {
+                        #[allow(unused_imports)]
+                        use #root::ipc::reply::AsHere as _;
+                        #root::ipc::reply::Probe::<#kind>::of_type().is_here();
+                    }
+                }
+            })
+            .collect();
+        if checks.is_empty() {
+            return TokenStream::new();
+        }
+        let (runtimes, root) = (&self.runtimes, self.root);
+        quote!(#(type #runtimes = #root::Wry;)* #(#checks)*)
     }
 
     /// Makes an `Outcome` of `output`; how is decided by the type, in `invoked::ipc::reply`.

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod attributes;
+mod context;
 mod expand;
 mod handler;
 mod root;
@@ -14,12 +15,13 @@ use proc_macro::TokenStream;
 use syn::{Item, ItemFn, parse_macro_input};
 
 use crate::attributes::Attributes;
+use crate::context::ContextInput;
 use crate::handler::Handler;
 
 /// Makes a command of a function.
 ///
 /// # Errors
-/// Does not compile on a function with `self`, type or const parameters, on `unsafe` and `extern` functions, on an
+/// Does not compile on a function with `self`, type parameters other than `R: Runtime` or const parameters, on `unsafe` and `extern` functions, on an
 /// argument without a name, on two arguments with the same key, and on an unknown attribute key.
 #[proc_macro_attribute]
 pub fn command(attributes: TokenStream, item: TokenStream) -> TokenStream {
@@ -52,4 +54,13 @@ fn no_function(item: TokenStream, error: syn::Error) -> TokenStream {
 #[proc_macro]
 pub fn generate_handler(input: TokenStream) -> TokenStream {
     parse_macro_input!(input as Handler).expand(&root::find()).into()
+}
+
+/// Tells who the program is: its package, and the `tauri.conf.json` beside its manifest if there is one.
+///
+/// # Errors
+/// Does not compile if a file is named that is not there.
+#[proc_macro]
+pub fn generate_context(input: TokenStream) -> TokenStream {
+    parse_macro_input!(input as ContextInput).expand(&root::find()).into()
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    invoked::Builder::default().run()
+    invoked::Builder::default().run_with(std::env::args_os())
 }

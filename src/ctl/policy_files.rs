@@ -76,7 +76,7 @@ impl PolicyFiles {
         let mut builder = Builder { instance: self.instance, ..Builder::default() };
         builder.directories = self.directories.iter().map(directory).collect();
         if known == Plugins::Dev {
-            builder = builder.plugin(plugins::bench::plugin()?);
+            builder = builder.plugin(plugins::bench::plugin());
         }
         let (daemon, warnings) = builder.build()?;
         Ok((daemon.policy.capability_count(), warnings))

@@ -20,12 +20,13 @@ use tokio::sync::mpsc;
 pub use handle::{DaemonHandle, ReloadError, Reloaded};
 pub(crate) use policy_source::{PolicySource, SourceState};
 
+use crate::app::{AppHandle, Manager};
+use crate::async_runtime::Workers;
 use crate::authority::PolicySnapshot;
 use crate::broker::{Broker, BrokerSettings};
 use crate::commands::CommandTable;
 use crate::config::Config;
 use crate::error::BuildError;
-use crate::ipc::StateManager;
 use crate::runner::{Completion, Runner, RunnerSettings};
 use crate::session::Hub;
 use admission::Admission;
@@ -41,7 +42,24 @@ pub(crate) struct Daemon {
     pub(crate) commands: Arc<CommandTable>,
     pub(crate) policy: Arc<PolicySnapshot>,
     pub(crate) source: Arc<PolicySource>,
-    pub(crate) state: StateManager,
+    pub(crate) app: AppHandle,
+    /// What is done before the first call, in order.
+    pub(crate) setup: Vec<SetupHook>,
+}
+
+/// Something that is done once, before the first call.
+pub(crate) struct SetupHook {
+    /// The plugin whose hook it is; `None` for the application's own.
+    pub(crate) plugin: Option<String>,
+    pub(crate) run: SetupFn,
+}
+
+type SetupFn = Box<dyn FnOnce(&AppHandle) -> Result<(), Box<dyn std::error::Error>> + Send>;
+
+impl std::fmt::Debug for SetupHook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SetupHook").field("plugin", &self.plugin).finish()
+    }
 }
 
 /// A daemon that runs on a thread of its own.
@@ -98,17 +116,19 @@ impl Drop for Running {
 
 impl Daemon {
     /// Serves `listener` on a thread of its own.
-    pub(crate) fn spawn(self, listener: Listener) -> Result<Running, BuildError> {
+    pub(crate) fn spawn(mut self, listener: Listener) -> Result<Running, BuildError> {
         let (handle, asks) = DaemonHandle::new(Arc::clone(&self.source));
         let of_daemon = handle.clone();
+        let workers = self.set_up(&handle)?;
         let thread = thread::Builder::new()
             .name("invoked".to_owned())
-            .spawn(move || self.run(listener, of_daemon, asks, |_| std::future::pending()))
+            .spawn(move || self.run_set_up(listener, workers, of_daemon, asks, |_| std::future::pending()))
             .map_err(BuildError::io("starting the daemon's thread"))?;
         Ok(Running { handle, thread: Some(thread) })
     }
 
     /// Serves `listener` on this thread until `until` ends or the handle says so. `until` runs on the daemon's loop.
+    #[cfg(feature = "cli")]
     pub(crate) fn run<F: Future<Output = ()>>(
         mut self,
         listener: Listener,
@@ -116,28 +136,46 @@ impl Daemon {
         asks: mpsc::Receiver<Ask>,
         until: impl FnOnce(DaemonHandle) -> F,
     ) -> Result<(), BuildError> {
-        let workers = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.config.runtime.workers.get().into())
-            .thread_name("invoked-worker")
-            .enable_all()
-            .build()
+        let workers = self.set_up(&handle)?;
+        self.run_set_up(listener, workers, handle, asks, until)
+    }
+
+    /// Starts the workers and runs the setup hooks on this thread.
+    fn set_up(&mut self, handle: &DaemonHandle) -> Result<Workers, BuildError> {
+        let workers = Workers::start(self.config.runtime.workers.get().into())
             .map_err(BuildError::io("starting the worker runtime"))?;
+        let stopped = handle.clone();
+        self.app.stop_by(Box::new(move || stopped.shutdown()));
+        self.app.manage(handle.clone());
+        let _adopted = Workers::adopt_this_thread(workers.handle());
+        let _entered = workers.handle().enter();
+        for SetupHook { plugin, run } in self.setup.drain(..) {
+            run(&self.app).map_err(|error| BuildError::Setup { plugin, message: with_causes(&*error) })?;
+        }
+        drop(_entered);
+        Ok(workers)
+    }
+
+    fn run_set_up<F: Future<Output = ()>>(
+        self,
+        listener: Listener,
+        workers: Workers,
+        handle: DaemonHandle,
+        asks: mpsc::Receiver<Ask>,
+        until: impl FnOnce(DaemonHandle) -> F,
+    ) -> Result<(), BuildError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default())
             .map_err(BuildError::io("starting the loop"))?;
-        self.state.manage(handle.clone());
         let runner_settings = RunnerSettings {
             pool_threads: self.config.runtime.pool_threads.get().into(),
             pool_queue: self.config.runtime.pool_queue.get().into(),
         };
-        let state = Arc::new(std::mem::take(&mut self.state));
-        let (runner, completions) = Runner::new(runner_settings, workers.handle().clone(), state);
+        let _adopted = Workers::adopt_this_thread(workers.handle());
+        let (runner, completions) = Runner::new(runner_settings, workers.handle().clone(), self.app.clone());
         let until = until(handle.clone());
-        let result = runtime.block_on(self.serve(listener, runner, completions, handle, asks, until));
-        // Handlers that ignore their cancel must not keep the process.
-        workers.shutdown_background();
-        result
+        runtime.block_on(self.serve(listener, runner, completions, handle, asks, until))
     }
 
     async fn serve(
@@ -207,6 +245,12 @@ impl Daemon {
         sweeping.abort();
         Ok(())
     }
+}
+
+/// An error and what caused it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Takes connections for ever.

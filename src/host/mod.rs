@@ -18,10 +18,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::authority::Instance;
 use crate::authority::load::PolicyDirectory;
-use crate::builder::{Builder, listen};
+use crate::builder::{Builder, Named, listen};
 use crate::config::Config;
+use crate::context::Context;
 use crate::daemon::DaemonHandle;
 use crate::error::BuildError;
+use crate::ipc::Wry;
 use flags::Flags;
 use report::Report;
 
@@ -44,7 +46,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-impl Builder {
+impl Builder<Wry, Named> {
     /// Runs the daemon as this program: reads the flags of `invoked` from the command line, sets up logs, listens,
     /// serves, drains on SIGTERM and SIGINT, reloads on SIGHUP.
     ///
@@ -52,25 +54,49 @@ impl Builder {
     pub fn run(self) -> ExitCode {
         self.run_with(std::env::args_os())
     }
+}
 
-    /// Like [`run`](Self::run), with the command line given; the first word is the program's name.
+impl Builder {
+    /// Runs the daemon as this program, with the identifier of the context: what `run` does for a builder that was made by
+    /// [`new`](Builder::new), in the form that programs written for Tauri have.
+    ///
+    /// What the flags alone answer (`--help`, a wrong flag) ends the process.
+    ///
+    /// ```no_run
+    /// #[invoked::command]
+    /// fn greet(name: &str) -> String { format!("Hello, {name}!") }
+    ///
+    /// fn main() {
+    ///     invoked::Builder::default()
+    ///         .invoke_handler(invoked::generate_handler![greet])
+    ///         .run(invoked::generate_context!())
+    ///         .expect("error while running the application");
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// What kept the daemon from starting, or ended it; it was reported to standard error by then.
+    pub fn run(self, context: Context) -> crate::Result<()> {
+        let named = self.named(context);
+        let flags = named.flags(std::env::args_os()).unwrap_or_else(|early| early.exit());
+        named.run_flags(flags).map(|_| ()).map_err(|error| {
+            Report::of(&error).print();
+            error.into()
+        })
+    }
+}
+
+impl<N> Builder<Wry, N> {
+    /// Runs the daemon as this program, with the command line given; the first word is the program's name.
     pub fn run_with(self, args: impl IntoIterator<Item = OsString>) -> ExitCode {
-        let command = Flags::command().version(env!("CARGO_PKG_VERSION"));
-        let command = match &self.app {
-            Some(app) => command.name(app.clone()),
-            None => command.name("invoked"),
-        };
-        let parsed = command.try_get_matches_from(args).and_then(|matches| Flags::from_arg_matches(&matches));
-        let flags = match parsed {
+        let flags = match self.flags(args) {
             Ok(flags) => flags,
             Err(error) => {
                 drop(error.print());
                 return if error.use_stderr() { Exit::Usage.into() } else { Exit::Stopped.into() };
             }
         };
-        start_logs(flags.log.as_deref());
-        invoked_transport::bound_kept_memory();
-        let exit = Host { flags, builder: self }.run().unwrap_or_else(|error| {
+        let exit = self.run_flags(flags).unwrap_or_else(|error| {
             Report::of(&error).print();
             match error {
                 BuildError::Policy(_) | BuildError::Config { .. } | BuildError::Dev(_) => Exit::Unsound,
@@ -80,15 +106,30 @@ impl Builder {
         });
         exit.into()
     }
+
+    fn flags(&self, args: impl IntoIterator<Item = OsString>) -> Result<Flags, clap::Error> {
+        let command = Flags::command().version(env!("CARGO_PKG_VERSION"));
+        let command = match &self.app {
+            Some(app) => command.name(app.clone()),
+            None => command.name("invoked"),
+        };
+        command.try_get_matches_from(args).and_then(|matches| Flags::from_arg_matches(&matches))
+    }
+
+    fn run_flags(self, flags: Flags) -> Result<Exit, BuildError> {
+        start_logs(flags.log.as_deref());
+        invoked_transport::bound_kept_memory();
+        Host { flags, builder: self }.run()
+    }
 }
 
 /// A builder and what the command line says on top.
-struct Host {
+struct Host<N> {
     flags: Flags,
-    builder: Builder,
+    builder: Builder<Wry, N>,
 }
 
-impl Host {
+impl<N> Host<N> {
     fn run(mut self) -> Result<Exit, BuildError> {
         if self.flags.print_default_config {
             say(&Config::default_text());

@@ -146,29 +146,15 @@ impl Command {
         self
     }
 
+    /// Whether it checks the scopes of its grant.
+    #[must_use]
+    pub fn is_scoped(&self) -> bool {
+        self.scoped
+    }
+
     /// The name within its plugin.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
-    }
-}
-
-/// The commands of a plugin or of an application, as [`generate_handler!`](crate::generate_handler) gives them.
-#[derive(Debug, Clone, Default)]
-pub struct InvokeHandler {
-    pub(crate) commands: Vec<Command>,
-}
-
-impl InvokeHandler {
-    /// A handler of `commands`.
-    #[must_use]
-    pub fn new(commands: Vec<Command>) -> Self {
-        InvokeHandler { commands }
-    }
-}
-
-impl From<Vec<Command>> for InvokeHandler {
-    fn from(commands: Vec<Command>) -> Self {
-        InvokeHandler { commands }
     }
 }

@@ -4,12 +4,12 @@ use invoked_proto::body::{Body, Message};
 use invoked_proto::registry::{Delivery, ErrorCode};
 use serde::Serialize;
 
-/// The application's own error: a JSON or raw body and attachments, with a meaning that only the command's author and
-/// its callers know. On the wire it has code 0.
+/// What a command or one of its arguments refuses with: the application's own error, a JSON or raw body with attachments,
+/// whose meaning only the command's author and its callers know. On the wire it has code 0.
+///
+/// One that is made of a [`Fault`] is the framework's and stays so, with its code; the two never mix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvokeError {
-    message: Message,
-}
+pub struct InvokeError(CallError);
 
 impl InvokeError {
     /// An error whose body is `value` as JSON.
@@ -19,36 +19,101 @@ impl InvokeError {
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Self {
         let json = serde_json::to_vec(value)
             .unwrap_or_else(|error| serde_json::Value::from(error.to_string()).to_string().into_bytes());
-        InvokeError { message: Body::Json(json.into()).into() }
+        ApplicationError { message: Body::Json(json.into()).into() }.into()
     }
 
     /// An error whose body is raw bytes.
     #[must_use]
     pub fn raw(bytes: impl Into<bytes::Bytes>) -> Self {
-        InvokeError { message: Body::Raw(bytes.into()).into() }
+        ApplicationError { message: Body::Raw(bytes.into()).into() }.into()
     }
 
-    /// Adds a raw attachment.
+    /// An error whose body is the text of `error`, as a JSON string.
+    pub fn from_error<E: std::error::Error>(error: E) -> Self {
+        InvokeError::json(&error.to_string())
+    }
+
+    /// An error whose body is the text of `error` with its causes, as a JSON string. For `anyhow::Error` and its like.
+    pub fn from_anyhow(error: impl std::fmt::Display) -> Self {
+        InvokeError::json(&format!("{error:#}"))
+    }
+
+    /// Adds a raw attachment to an error of the application's; one of the framework's has none and stays as it is.
     #[must_use]
     pub fn attach(mut self, bytes: impl Into<bytes::Bytes>) -> Self {
-        self.message.attachments.push(bytes.into());
+        if let CallError::Application(error) = &mut self.0 {
+            error.message.attachments.push(bytes.into());
+        }
         self
     }
 
-    /// The error's body.
+    /// The body of an error of the application's.
     #[must_use]
-    pub fn body(&self) -> &Body {
-        &self.message.body
+    pub fn body(&self) -> Option<&Body> {
+        match &self.0 {
+            CallError::Application(error) => Some(error.body()),
+            CallError::Framework(_) => None,
+        }
     }
 
-    pub(crate) fn into_message(self) -> Message {
-        self.message
+    /// The framework's error, if it is one.
+    #[must_use]
+    pub fn fault(&self) -> Option<&Fault> {
+        match &self.0 {
+            CallError::Application(_) => None,
+            CallError::Framework(fault) => Some(fault),
+        }
+    }
+}
+
+impl From<Fault> for InvokeError {
+    fn from(fault: Fault) -> Self {
+        InvokeError(CallError::Framework(fault))
+    }
+}
+
+impl From<ApplicationError> for InvokeError {
+    fn from(error: ApplicationError) -> Self {
+        InvokeError(CallError::Application(error))
+    }
+}
+
+impl From<crate::Error> for InvokeError {
+    fn from(error: crate::Error) -> Self {
+        match error {
+            crate::Error::Fault(fault) => fault.into(),
+            other => InvokeError::from_error(other),
+        }
     }
 }
 
 impl<T: Serialize> From<T> for InvokeError {
     fn from(value: T) -> Self {
         InvokeError::json(&value)
+    }
+}
+
+/// The application's own error, as it goes to the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApplicationError {
+    message: Message,
+}
+
+impl ApplicationError {
+    /// Its body.
+    #[must_use]
+    pub fn body(&self) -> &Body {
+        &self.message.body
+    }
+
+    /// Its raw attachments.
+    #[must_use]
+    pub fn attachments(&self) -> &[bytes::Bytes] {
+        &self.message.attachments
+    }
+
+    pub(crate) fn into_message(self) -> Message {
+        self.message
     }
 }
 
@@ -87,7 +152,7 @@ impl Fault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallError {
     /// The application's own error.
-    Application(InvokeError),
+    Application(ApplicationError),
     /// The framework's.
     Framework(Fault),
 }
@@ -100,6 +165,6 @@ impl From<Fault> for CallError {
 
 impl From<InvokeError> for CallError {
     fn from(error: InvokeError) -> Self {
-        CallError::Application(error)
+        error.0
     }
 }

@@ -13,10 +13,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::cancellation::CancellationToken;
-use super::error::{CallError, Fault};
+use super::error::Fault;
 use super::peer::{Origin, Peer};
-use super::response::{IpcResponse, Outcome};
+use super::resolver::InvokeResolver;
+use super::runtime::{Runtime, Wry};
 use super::state::StateManager;
+use crate::app::AppHandle;
 use crate::authority::Grant;
 
 /// Headers of a call, in the order of the wire.
@@ -37,7 +39,7 @@ impl Headers {
 }
 
 /// What the broker knows of a call that is about to run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct WireCall {
     pub(crate) command: Text,
     pub(crate) headers: Vec<HeaderField>,
@@ -49,11 +51,17 @@ pub(crate) struct WireCall {
 
 /// A call: who calls what, with which body, under which grant, until when.
 #[derive(Debug)]
-pub struct InvokeMessage {
+pub struct InvokeMessage<R: Runtime = Wry> {
+    app: AppHandle<R>,
+    received: Received,
+}
+
+/// The part of a call that is the same for every runtime.
+#[derive(Debug)]
+pub(super) struct Received {
     call: WireCall,
     origin: Origin,
     headers: Headers,
-    state: Arc<StateManager>,
     /// Made when it is asked for: a handler that runs in place can not be cancelled.
     cancellation: OnceLock<CancellationToken>,
     arguments: OnceLock<Result<Arguments, Fault>>,
@@ -78,81 +86,102 @@ const MAX_UNESCAPED: usize = 64 * 1024;
 const REFERENCE_MAX: usize = 17 * 6 + 2;
 
 impl InvokeMessage {
-    pub(crate) fn new(
-        mut call: WireCall,
-        state: Arc<StateManager>,
-        cancellation: Option<CancellationToken>,
-    ) -> Self {
-        let headers = Headers(std::mem::take(&mut call.headers));
-        let cancellation = cancellation.map(OnceLock::from).unwrap_or_default();
-        let origin = Origin::Local(Arc::clone(&call.peer));
-        InvokeMessage { call, origin, headers, state, cancellation, arguments: OnceLock::new() }
+    pub(crate) fn new(call: WireCall, app: &AppHandle, cancellation: Option<CancellationToken>) -> Self {
+        InvokeMessage { app: app.clone(), received: Received::new(call, cancellation) }
     }
 
-    /// The command's canonical name, `plugin.command`.
+    /// The same call once more, without a copy of its bytes.
+    pub(super) fn share(&self) -> Self {
+        let mut call = self.received.call.clone();
+        call.headers.clone_from(&self.received.headers.0);
+        InvokeMessage::new(call, &self.app, Some(self.cancellation().clone()))
+    }
+}
+
+impl<R: Runtime> InvokeMessage<R> {
+    /// The command's name within its plugin, as the handler of a plugin knows it: `read_file`.
     #[must_use]
     pub fn command(&self) -> &str {
-        &self.call.command
+        let name = self.name();
+        name.rsplit_once('.').map_or(name, |(_, command)| command)
+    }
+
+    /// The command's canonical name, `fs.read_file`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.received.call.command
     }
 
     /// The body.
     #[must_use]
     pub fn body(&self) -> &Body {
-        &self.call.message.body
+        self.received.body()
+    }
+
+    /// Tauri's name of [`body`](Self::body).
+    #[must_use]
+    pub fn payload(&self) -> &Body {
+        self.body()
     }
 
     /// Takes the body out.
     #[must_use]
     pub fn into_body(self) -> Body {
-        self.call.message.body
+        self.received.call.message.body
     }
 
     /// The raw attachments.
     #[must_use]
     pub fn attachments(&self) -> &[Bytes] {
-        &self.call.message.attachments
+        &self.received.call.message.attachments
     }
 
     /// The headers.
     #[must_use]
     pub fn headers(&self) -> &Headers {
-        &self.headers
+        &self.received.headers
     }
 
     /// Where the call comes from.
     #[must_use]
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        &self.received.origin
     }
 
     /// The calling process.
     #[must_use]
     pub fn peer(&self) -> &Arc<Peer> {
-        &self.call.peer
+        &self.received.call.peer
     }
 
     /// The grant that allowed the call, with its scopes.
     #[must_use]
     pub fn grant(&self) -> &Arc<Grant> {
-        &self.call.grant
+        &self.received.call.grant
     }
 
     /// When the caller gives up, if it does.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.call.deadline
+        self.received.call.deadline
+    }
+
+    /// The application whose command is called.
+    #[must_use]
+    pub fn app(&self) -> &AppHandle<R> {
+        &self.app
     }
 
     /// The managed values.
     #[must_use]
-    pub fn state(&self) -> &Arc<StateManager> {
-        &self.state
+    pub fn state(&self) -> &StateManager {
+        &self.app.shared().state
     }
 
     /// Tells when the caller no longer waits.
     #[must_use]
     pub fn cancellation(&self) -> &CancellationToken {
-        self.cancellation.get_or_init(CancellationToken::default)
+        self.received.cancellation.get_or_init(CancellationToken::default)
     }
 
     /// The JSON text of the argument `key`, `None` if the call has none of that name.
@@ -160,13 +189,52 @@ impl InvokeMessage {
     /// # Errors
     /// `invalid_argument` if the body is not a JSON object, or has a key twice: two readers could take different values.
     pub fn argument(&self, key: &str) -> Result<Option<&str>, Fault> {
+        self.received.argument(key)
+    }
+
+    /// The names of the arguments that the call has.
+    ///
+    /// # Errors
+    /// As for [`argument`](Self::argument).
+    pub fn argument_names(&self) -> Result<impl Iterator<Item = &str>, Fault> {
+        Ok(self.received.arguments()?.iter().map(|found| found.key.as_str()))
+    }
+
+    /// The attachment that the argument `key` names as `"__ATTACHMENT__:<index>"`; `None` if the call has no such argument, or
+    /// it is null. The bytes are shared, not copied.
+    ///
+    /// # Errors
+    /// `invalid_argument` if the argument is something else, names an attachment that the call does not have, or names
+    /// one that another argument names too. Also as for [`argument`](Self::argument).
+    pub fn attachment(&self, key: &str) -> Result<Option<&Bytes>, Fault> {
+        self.received.attachment(key)
+    }
+
+    pub(super) fn received(&self) -> &Received {
+        &self.received
+    }
+}
+
+impl Received {
+    fn new(mut call: WireCall, cancellation: Option<CancellationToken>) -> Self {
+        let headers = Headers(std::mem::take(&mut call.headers));
+        let cancellation = cancellation.map(OnceLock::from).unwrap_or_default();
+        let origin = Origin::Local(Arc::clone(&call.peer));
+        Received { call, origin, headers, cancellation, arguments: OnceLock::new() }
+    }
+
+    fn body(&self) -> &Body {
+        &self.call.message.body
+    }
+
+    fn argument(&self, key: &str) -> Result<Option<&str>, Fault> {
         let found = self.arguments()?.iter().find(|found| found.key == key);
         Ok(found.and_then(|found| self.text_of(found)))
     }
 
     /// The argument `key` parsed, so that strings with escapes can be borrowed from it; `None` where no string has
     /// one, or the argument is too large for that.
-    pub(crate) fn unescaped_argument(&self, key: &str) -> Option<&Value> {
+    pub(super) fn unescaped_argument(&self, key: &str) -> Option<&Value> {
         let found = self.arguments().ok()?.iter().find(|found| found.key == key)?;
         let json = self.text_of(found)?;
         let is_bounded = json.starts_with('"') || json.len() <= MAX_UNESCAPED;
@@ -177,27 +245,21 @@ impl InvokeMessage {
         Some(found.unescaped.get_or_init(|| value))
     }
 
-    /// The attachment that the argument `key` names as `"__ATTACHMENT__:<index>"`; `None` if the call has no such argument, or
-    /// it is null. The bytes are shared, not copied.
-    ///
-    /// # Errors
-    /// `invalid_argument` if the argument is something else, names an attachment that the call does not have, or names
-    /// one that another argument names too. Also as for [`argument`](Self::argument).
-    pub fn attachment(&self, key: &str) -> Result<Option<&Bytes>, Fault> {
+    fn attachment(&self, key: &str) -> Result<Option<&Bytes>, Fault> {
         let arguments = self.arguments()?;
         let Some(found) = arguments.iter().find(|found| found.key == key) else { return Ok(None) };
         if self.text_of(found) == Some("null") {
             return Ok(None);
         }
         let bad = |text: &str| {
-            let text = format!("argument `{key}` of {}: {text}", self.command());
+            let text = format!("argument `{key}` of {}: {text}", &*self.call.command);
             Fault::refusal(ErrorCode::InvalidArgument, text)
         };
         let named = self.reference_in(found).ok_or_else(|| {
             bad("not an attachment; send the bytes as an attachment, and its name here (invokectl: KEY@FILE)")
         })?;
-        let attachment = named.of(self.attachments()).ok_or_else(|| {
-            let count = self.attachments().len();
+        let attachment = named.of(&self.call.message.attachments).ok_or_else(|| {
+            let count = self.call.message.attachments.len();
             bad(&format!("the call has no attachment {}; it has {count}, counted from 0", named.0))
         })?;
         let mut others = arguments.iter().filter(|other| other.key != key);
@@ -218,14 +280,6 @@ impl InvokeMessage {
 
     fn text_of(&self, found: &FoundArgument) -> Option<&str> {
         std::str::from_utf8(&self.body().bytes()[found.range.clone()]).ok()
-    }
-
-    /// The names of the arguments that the call has.
-    ///
-    /// # Errors
-    /// As for [`argument`](Self::argument).
-    pub fn argument_names(&self) -> Result<impl Iterator<Item = &str>, Fault> {
-        Ok(self.arguments()?.iter().map(|found| found.key.as_str()))
     }
 
     fn arguments(&self) -> Result<&Arguments, Fault> {
@@ -291,30 +345,30 @@ impl<'de> serde::de::Visitor<'de> for UniqueVisitor {
 /// A view of a call: body, headers, attachments. A command takes it for raw bodies.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    message: &'a InvokeMessage,
+    received: &'a Received,
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(message: &'a InvokeMessage) -> Self {
-        Request { message }
+    pub(super) fn new(received: &'a Received) -> Self {
+        Request { received }
     }
 
     /// The body.
     #[must_use]
     pub fn body(&self) -> &'a Body {
-        self.message.body()
+        self.received.body()
     }
 
     /// The headers.
     #[must_use]
     pub fn headers(&self) -> &'a Headers {
-        self.message.headers()
+        &self.received.headers
     }
 
     /// The raw attachments.
     #[must_use]
     pub fn attachments(&self) -> &'a [Bytes] {
-        self.message.attachments()
+        &self.received.call.message.attachments
     }
 
     /// The attachment that the argument `key` names; `None` if the call has no such argument.
@@ -322,94 +376,27 @@ impl<'a> Request<'a> {
     /// # Errors
     /// As for [`InvokeMessage::attachment`].
     pub fn attachment(&self, key: &str) -> Result<Option<&'a Bytes>, Fault> {
-        self.message.attachment(key)
+        self.received.attachment(key)
     }
 
     /// The calling process.
     #[must_use]
     pub fn peer(&self) -> &'a Peer {
-        self.message.peer()
+        &self.received.call.peer
     }
 
     /// When the caller gives up, if it does.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.message.deadline()
+        self.received.call.deadline
     }
 }
 
 /// A call with the means to answer it, for a handler that answers by itself.
 #[derive(Debug)]
-pub struct Invoke {
+pub struct Invoke<R: Runtime = Wry> {
     /// The call.
-    pub message: InvokeMessage,
+    pub message: InvokeMessage<R>,
     /// The answer; dropping it unused answers `internal`.
-    pub resolver: InvokeResolver,
-}
-
-/// Answers one call, once. Dropping it unused, also by a panic, answers `internal`.
-#[derive(Debug)]
-pub struct InvokeResolver {
-    sink: Option<ReplySink>,
-    cancellation: CancellationToken,
-}
-
-/// Where an answer goes.
-pub(crate) struct ReplySink(Box<dyn FnOnce(Outcome) + Send>);
-
-impl std::fmt::Debug for ReplySink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ReplySink")
-    }
-}
-
-impl ReplySink {
-    pub(crate) fn new(send: impl FnOnce(Outcome) + Send + 'static) -> Self {
-        ReplySink(Box::new(send))
-    }
-}
-
-impl InvokeResolver {
-    pub(crate) fn new(sink: ReplySink, cancellation: CancellationToken) -> Self {
-        InvokeResolver { sink: Some(sink), cancellation }
-    }
-
-    /// Answers with a value.
-    pub fn resolve<T: IpcResponse>(self, value: T) {
-        self.respond(value.into_response().map_err(CallError::Framework));
-    }
-
-    /// Answers with the application's own error.
-    pub fn reject(self, error: impl Into<super::InvokeError>) {
-        self.respond(Err(CallError::Application(error.into())));
-    }
-
-    /// Answers.
-    pub fn respond(mut self, outcome: Outcome) {
-        self.send(outcome);
-    }
-
-    /// True once nobody waits for the answer.
-    #[must_use]
-    pub fn is_cancelled(&self) -> bool {
-        self.cancellation.is_cancelled()
-    }
-
-    /// Waits until nobody waits for the answer. Cancel safe.
-    pub async fn cancelled(&self) {
-        self.cancellation.cancelled().await;
-    }
-
-    fn send(&mut self, outcome: Outcome) {
-        if let Some(ReplySink(send)) = self.sink.take() {
-            send(outcome);
-        }
-    }
-}
-
-impl Drop for InvokeResolver {
-    fn drop(&mut self) {
-        let fault = Fault::midway(ErrorCode::Internal, "the handler dropped the call without an answer");
-        self.send(Err(CallError::Framework(fault)));
-    }
+    pub resolver: InvokeResolver<R>,
 }

@@ -12,14 +12,21 @@ use serde::Serialize;
 
 use super::argument::{CommandArg, CommandItem};
 use super::error::{CallError, Fault, InvokeError};
+use super::invoke::InvokeMessage;
 use super::response::{IpcResponse, Outcome, Response};
+use super::runtime::Runtime;
+use crate::app::{HasWindows, Webview, WebviewWindow, Window};
 
-/// Takes an argument from the call.
+/// Takes the argument `key` of the command `name` from the call.
 ///
 /// # Errors
 /// As [`CommandArg::from_command`].
-pub fn argument<'a, T: CommandArg<'a>>(item: CommandItem<'a>) -> Result<T, CallError> {
-    T::from_command(item).map_err(CallError::Framework)
+pub fn argument<'a, T: CommandArg<'a>>(
+    name: &'a str,
+    key: &'a str,
+    message: &'a InvokeMessage,
+) -> Result<T, CallError> {
+    T::from_command(CommandItem { name, key, message }).map_err(CallError::from)
 }
 
 /// Stands for a type in method lookup.
@@ -36,7 +43,39 @@ impl<T> Probe<T> {
     pub fn of(_: &T) -> Self {
         Probe(PhantomData)
     }
+
+    /// The probe of a type.
+    #[must_use]
+    pub fn of_type() -> Self {
+        Probe(PhantomData)
+    }
 }
+
+// Windows: a command that takes one is told what to take instead. The macro asks for types of these names only; a type
+// of the user's with one of them is an argument like any other.
+
+macro_rules! absent {
+    ($($name:ident)*) => {$(
+        impl<R: Runtime> Probe<$name<R>> {
+            /// Not here.
+            pub fn is_here(&self)
+            where
+                $name<R>: HasWindows,
+            {
+            }
+        }
+    )*};
+}
+
+absent!(Window Webview WebviewWindow);
+
+/// A type that has a window's name and is none.
+pub trait AsHere {
+    /// It is.
+    fn is_here(&self) {}
+}
+
+impl<T> AsHere for Probe<T> {}
 
 // Outputs: a `Result` by any name stays one, everything else is a value.
 
@@ -168,14 +207,14 @@ impl Probe<Fault> {
 impl Probe<Vec<u8>> {
     /// An application's error with a raw body.
     pub fn error(&self, error: Vec<u8>) -> CallError {
-        CallError::Application(InvokeError::raw(error))
+        InvokeError::raw(error).into()
     }
 }
 
 impl Probe<Bytes> {
     /// An application's error with a raw body.
     pub fn error(&self, error: Bytes) -> CallError {
-        CallError::Application(InvokeError::raw(error))
+        InvokeError::raw(error).into()
     }
 }
 
@@ -214,6 +253,6 @@ impl<E> AsError for Probe<E> {
     where
         E: CommandError,
     {
-        CallError::Application(error.into_error())
+        error.into_error().into()
     }
 }

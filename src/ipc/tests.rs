@@ -2,6 +2,8 @@
 //!
 //! How and where they run, and what a panic answers, is the runner's and not tested here.
 
+mod handlers;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,13 +21,14 @@ use super::{
     Argument, CallError, CancellationToken, Command, Execution, Fault, InvokeError, InvokeMessage,
     IpcResponse, Origin, Outcome, Peer, PeerId, Request, Response, State, StateManager, WireCall,
 };
+use crate::app::{AppHandle, PackageInfo};
 use crate::authority::load::PasswdFiles;
-use crate::authority::{Format, Grant, PeerFacts, PluginManifest, Policy, Source, Verdict};
+use crate::authority::{Format, Grant, Instance, PeerFacts, PluginManifest, Policy, Source, Verdict};
 
 // The call.
 
 fn message(body: Body) -> InvokeMessage {
-    let mut state = StateManager::default();
+    let state = StateManager::default();
     state.manage(Counter(AtomicU32::new(41)));
     state.manage(Mutex::new(String::from("kept")));
     let peer = Peer {
@@ -45,7 +48,8 @@ fn message(body: Body) -> InvokeMessage {
         grant: grant(),
         deadline: None,
     };
-    InvokeMessage::new(call, Arc::new(state), None)
+    let app = AppHandle::new(state, PackageInfo::default(), Instance::User);
+    InvokeMessage::new(call, &app, None)
 }
 
 /// A grant as the authority gives it.
@@ -279,7 +283,7 @@ fn who(peer: &Peer, owned: Peer, origin: Origin, token: CancellationToken, messa
     *peer == owned
         && origin.local() == Some(peer)
         && !token.is_cancelled()
-        && message.command() == "test.command"
+        && message.name() == "test.command"
 }
 
 #[test]

@@ -3,15 +3,11 @@
 use bytes::Bytes;
 use invoked_proto::body::Body;
 
-use crate::error::BuildError;
 use crate::ipc::{Argument, CallError, Command, CommandArg, CommandItem, InvokeMessage, Outcome, Response};
 use crate::plugin::{self, Plugin};
 
 /// The plugin.
-///
-/// # Errors
-/// None in practice; its name is checked as every plugin's.
-pub fn plugin() -> Result<Plugin, BuildError> {
+pub fn plugin() -> Plugin {
     let bytes_len = Argument { key: "len", kind: "u32", optional: false };
     plugin::Builder::new("bench")
         .invoke_handler(vec![
@@ -36,7 +32,7 @@ fn echo(message: &InvokeMessage) -> Outcome {
 }
 
 fn bytes(message: &InvokeMessage) -> Outcome {
-    let len = u32::from_command(CommandItem { command: "bytes", key: "len", message })?;
+    let len = u32::from_command(CommandItem { name: "bytes", key: "len", message })?;
     let max = u32::try_from(invoked_proto::registry::limits::MAX_MESSAGE).unwrap_or(u32::MAX);
     if len > max {
         let text = format!("bench.bytes: len is at most {max}");

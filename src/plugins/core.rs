@@ -8,7 +8,6 @@ use crate::authority::{PermissionSet, Verdict};
 use crate::commands::RegisteredCommand;
 use crate::config::Config;
 use crate::daemon::{DaemonHandle, ReloadError};
-use crate::error::BuildError;
 use crate::ipc::{
     Argument, CallError, Command, CommandArg, CommandItem, Fault, InvokeError, InvokeMessage, Outcome,
     Response,
@@ -16,10 +15,7 @@ use crate::ipc::{
 use crate::plugin::{self, Plugin};
 
 /// The plugin.
-///
-/// # Errors
-/// None in practice; its name is checked as every plugin's.
-pub fn plugin(config: &Config) -> Result<Plugin, BuildError> {
+pub fn plugin(config: &Config) -> Plugin {
     let name = Argument { key: "name", kind: "String", optional: false };
     let limits = limits_of(config);
     let operate = PermissionSet {
@@ -101,7 +97,7 @@ async fn discover(message: InvokeMessage) -> Outcome {
 }
 
 async fn describe(message: InvokeMessage) -> Outcome {
-    let name = String::from_command(CommandItem { command: "describe", key: "name", message: &message })?;
+    let name = String::from_command(CommandItem { name: "describe", key: "name", message: &message })?;
     let peer = message.peer().id;
     let daemon = handle(&message)?;
     let found = daemon.ask(move |hub| {
@@ -180,7 +176,7 @@ async fn reload(message: InvokeMessage) -> Outcome {
         Err(ReloadError::Policy(errors)) => {
             let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
             let text = "the policy has errors; the old one stays in force";
-            Err(CallError::Application(InvokeError::json(&json!({ "message": text, "errors": texts }))))
+            Err(CallError::from(InvokeError::json(&json!({ "message": text, "errors": texts }))))
         }
         Err(error @ ReloadError::TooOften) => {
             Err(Fault::refusal(ErrorCode::ResourceExhausted, error.to_string()).into())

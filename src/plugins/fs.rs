@@ -13,7 +13,6 @@ use self::failure::FileError;
 use self::located::{Located, Missing};
 use crate::authority::{PathScope, PermissionSet, ScopeDefault, ScopeDenial, ScopeKind, ScopeVerdict};
 use crate::daemon::DaemonHandle;
-use crate::error::BuildError;
 use crate::ipc::{Argument, CallError, Command, CommandArg, CommandItem, Fault, InvokeMessage};
 use crate::plugin::{self, Plugin};
 
@@ -23,10 +22,7 @@ mod read;
 mod write;
 
 /// The plugin.
-///
-/// # Errors
-/// None in practice; its name is checked as every plugin's.
-pub fn plugin() -> Result<Plugin, BuildError> {
+pub fn plugin() -> Plugin {
     let path = Argument { key: "path", kind: "String", optional: false };
     let optional = |key, kind| Argument { key, kind, optional: true };
     plugin::Builder::new("fs")
@@ -95,10 +91,10 @@ fn argument<'a, T: CommandArg<'a>>(
 ) -> Result<T, CallError> {
     if let Some(unknown) = message.argument_names()?.find(|name| !known.contains(name)) {
         let takes = known.join(", ");
-        let text = format!("{} has no argument `{unknown}`; it takes {takes}", message.command());
+        let text = format!("{} has no argument `{unknown}`; it takes {takes}", message.name());
         return Err(Fault::refusal(ErrorCode::InvalidArgument, text).into());
     }
-    Ok(T::from_command(CommandItem { command: "fs", key, message })?)
+    Ok(T::from_command(CommandItem { name: "fs", key, message })?)
 }
 
 impl Asked<'_> {
@@ -134,7 +130,7 @@ impl Asked<'_> {
             return Ok(());
         };
         // No scope has anything to say about it, and nothing is told by it.
-        let text = format!("{}: `path` is absolute, and {:?} {text}", self.message.command(), self.path);
+        let text = format!("{}: `path` is absolute, and {:?} {text}", self.message.name(), self.path);
         Err(Fault::refusal(ErrorCode::InvalidArgument, text).into())
     }
 
@@ -156,7 +152,7 @@ impl Asked<'_> {
     }
 
     fn forbidden(&self) -> CallError {
-        let text = format!("this peer may not call {} with path {:?}", self.message.command(), self.path);
+        let text = format!("this peer may not call {} with path {:?}", self.message.name(), self.path);
         CallError::Framework(Fault::refusal(ErrorCode::PermissionDenied, text))
     }
 

@@ -40,7 +40,7 @@ impl Future for Guarded {
         };
         self.drop_future();
         if let Some(resolver) = self.resolver.take() {
-            resolver.respond(outcome);
+            resolver.finish(outcome);
         }
         Poll::Ready(())
     }

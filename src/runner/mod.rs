@@ -17,11 +17,12 @@ use foldhash::HashMap;
 use invoked_proto::registry::ErrorCode;
 use tokio::sync::mpsc;
 
+use crate::app::AppHandle;
 use crate::broker::{CallId, Place, Run};
 use crate::commands::RegisteredCommand;
 use crate::ipc::{
     CallError, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver, Outcome,
-    OutcomeFuture, ReplySink, StateManager,
+    OutcomeFuture, ReplySink,
 };
 use backlog::{Backlog, BacklogPlace};
 use future::Guarded;
@@ -60,7 +61,7 @@ pub(crate) struct RunnerSettings {
 /// Runs handlers and collects how they end.
 #[derive(Debug)]
 pub(crate) struct Runner {
-    state: Arc<StateManager>,
+    app: AppHandle,
     pool: Pool,
     workers: tokio::runtime::Handle,
     completions: mpsc::Sender<Completion>,
@@ -74,18 +75,12 @@ impl Runner {
     pub(crate) fn new(
         settings: RunnerSettings,
         workers: tokio::runtime::Handle,
-        state: Arc<StateManager>,
+        app: AppHandle,
     ) -> (Self, mpsc::Receiver<Completion>) {
         let (completions, ended) = mpsc::channel(RUNNING_MAX);
-        let pool = Pool::new(settings.pool_threads, settings.pool_queue);
-        let runner = Runner {
-            state,
-            pool,
-            workers,
-            completions,
-            backlog: Arc::default(),
-            running: RefCell::default(),
-        };
+        let pool = Pool::new(settings.pool_threads, settings.pool_queue, workers.clone());
+        let runner =
+            Runner { app, pool, workers, completions, backlog: Arc::default(), running: RefCell::default() };
         (runner, ended)
     }
 
@@ -93,11 +88,11 @@ impl Runner {
     pub(crate) fn run(&self, run: Run) -> Option<Outcome> {
         let Run { call, place, command, wire } = run;
         if let (Place::Inline, Execution::Inline(handler)) = (place, command.execution()) {
-            let message = InvokeMessage::new(wire, Arc::clone(&self.state), None);
+            let message = InvokeMessage::new(wire, &self.app, None);
             return Some(watched(&command, || handler(&message)));
         }
         let token = CancellationToken::default();
-        let message = InvokeMessage::new(wire, Arc::clone(&self.state), Some(token.clone()));
+        let message = InvokeMessage::new(wire, &self.app, Some(token.clone()));
         let Ok(permit) = self.completions.clone().try_reserve_owned() else {
             return Some(busy("too many handlers are running"));
         };
@@ -120,7 +115,7 @@ impl Runner {
                 let future = catch_unwind(AssertUnwindSafe(|| handler(message)));
                 match future {
                     Ok(future) => drop(self.workers.spawn(Guarded::new(future, sink))),
-                    Err(_) => InvokeResolver::new(sink, token).respond(panicked()),
+                    Err(_) => InvokeResolver::new(sink, token).finish(panicked()),
                 }
                 None
             }
@@ -130,9 +125,9 @@ impl Runner {
                     let resolver = InvokeResolver::new(sink, token.clone());
                     if token.is_cancelled() {
                         // Its caller was answered while it waited for a thread; this only gives its slot back.
-                        return resolver.respond(Err(cancelled().into()));
+                        return resolver.finish(Err(cancelled().into()));
                     }
-                    resolver.respond(unwinding(|| handler(&message)));
+                    resolver.finish(unwinding(|| handler(&message)));
                 }))
             }
             (_, Execution::Deferred(handler)) => {
@@ -141,7 +136,7 @@ impl Runner {
                     let cancelled_before = token.is_cancelled();
                     let resolver = InvokeResolver::new(sink, token);
                     if cancelled_before {
-                        return resolver.respond(Err(cancelled().into()));
+                        return resolver.finish(Err(cancelled().into()));
                     }
                     // A panic drops the resolver, which answers.
                     drop(catch_unwind(AssertUnwindSafe(|| handler(Invoke { message, resolver }))));
@@ -183,7 +178,7 @@ impl Runner {
         let start = Instant::now();
         let future = match catch_unwind(AssertUnwindSafe(handler)) {
             Ok(future) => future,
-            Err(_) => return InvokeResolver::new(sink, CancellationToken::default()).respond(panicked()),
+            Err(_) => return InvokeResolver::new(sink, CancellationToken::default()).finish(panicked()),
         };
         let mut guarded = Guarded::new(future, sink);
         let ready = std::pin::Pin::new(&mut guarded).poll_once(&mut Context::from_waker(Waker::noop()));

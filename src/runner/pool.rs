@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use tokio::runtime::Handle;
+
+use crate::async_runtime::Workers;
 
 /// Something to run. It must answer its call, also when it panics.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
@@ -18,10 +21,12 @@ pub(super) struct Pool {
     outstanding: Arc<AtomicUsize>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     max_threads: usize,
+    /// What handlers spawn goes here.
+    workers: Handle,
 }
 
 impl Pool {
-    pub(super) fn new(max_threads: usize, queue: usize) -> Self {
+    pub(super) fn new(max_threads: usize, queue: usize, workers: Handle) -> Self {
         let (jobs, waiting) = bounded(queue.max(1));
         Pool {
             jobs,
@@ -29,6 +34,7 @@ impl Pool {
             outstanding: Arc::default(),
             threads: Mutex::default(),
             max_threads: max_threads.max(1),
+            workers,
         }
     }
 
@@ -55,7 +61,13 @@ impl Pool {
         }
         let (queue, outstanding) = (self.queue.clone(), Arc::clone(&self.outstanding));
         let name = format!("invoked-pool-{}", threads.len());
-        match thread::Builder::new().name(name).spawn(move || work(&queue, &outstanding)) {
+        let workers = self.workers.clone();
+        let work = move || {
+            let _adopted = Workers::adopt_this_thread(&workers);
+            let _entered = workers.enter();
+            work(&queue, &outstanding);
+        };
+        match thread::Builder::new().name(name).spawn(work) {
             Ok(thread) => threads.push(thread),
             // The threads there are will take it; with none at all it waits for the next submit.
             Err(error) => tracing::error!(%error, "can not start a pool thread"),
@@ -76,9 +88,14 @@ mod tests {
 
     use super::*;
 
+    fn pool(max_threads: usize, queue: usize) -> (Pool, tokio::runtime::Runtime) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        (Pool::new(max_threads, queue, runtime.handle().clone()), runtime)
+    }
+
     #[test]
     fn a_job_never_waits_for_another_while_a_thread_could_be_started() {
-        let pool = Pool::new(4, 16);
+        let (pool, _runtime) = pool(4, 16);
         for _ in 0..200 {
             let (done, ended) = bounded(4);
             let (release, held) = bounded::<()>(0);
@@ -104,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_the_job_back() {
-        let pool = Pool::new(1, 1);
+        let (pool, _runtime) = pool(1, 1);
         let (release, held) = bounded::<()>(0);
         let (begun, begins) = bounded(1);
         let job: Job = Box::new(move || {

@@ -54,7 +54,7 @@ fn fail(message: &InvokeMessage) -> Outcome {
         body => InvokeError::raw(body.clone().into_bytes()),
     };
     let attached = message.attachments().iter().fold(error, |error, bytes| error.attach(bytes.clone()));
-    Err(CallError::Application(attached))
+    Err(CallError::from(attached))
 }
 
 /// Takes two attachments by name and gives them back in the other order.

@@ -159,7 +159,7 @@ fn a_resolver_that_is_dropped_answers_internal_and_one_kept_answers_later() {
 #[test]
 fn a_body_is_parsed_as_deep_as_its_limit_and_no_deeper() {
     let take = Command::blocking("take", |message: &InvokeMessage| {
-        Value::from_command(CommandItem { command: "take", key: "value", message })?;
+        Value::from_command(CommandItem { name: "take", key: "value", message })?;
         ok()
     });
     let daemon = Embedded::start(Config::default(), vec![take]);

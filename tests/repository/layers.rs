@@ -78,6 +78,19 @@ const RULES: &[Rule] = &[
         why: "ipc is the vocabulary of a command author and knows nothing of who runs it",
     },
     Rule {
+        place: "src/app/",
+        banned: &[
+            "crate::broker",
+            "crate::session",
+            "crate::daemon",
+            "crate::runner",
+            "crate::plugins",
+            "crate::host",
+            "crate::ctl",
+        ],
+        why: "what a command holds of its application is filled in from above",
+    },
+    Rule {
         place: "src/runner/",
         banned: &["crate::session", "crate::daemon", "crate::plugins", "crate::host", "crate::ctl"],
         why: "the runner knows handlers and calls, not peers",

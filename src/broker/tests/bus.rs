@@ -16,7 +16,7 @@ use crate::authority::{Format, PeerFacts, Policy, PolicySnapshot, Source, UserDi
 use crate::broker::{Bounds, Broker, BrokerSettings, CallId, Observed, Output, Run, Swept};
 use crate::commands::CommandTable;
 use crate::ipc::{Command, Outcome, PeerId, Response};
-use crate::plugin::{self, Plugin};
+use crate::plugin::{self, Assembled, TauriPlugin};
 
 /// How a call ended at its caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,9 +74,10 @@ fn nothing(_: &crate::ipc::InvokeMessage) -> Outcome {
     Ok(Response::default())
 }
 
-fn plugins() -> Vec<Plugin> {
+fn plugins() -> Vec<Assembled> {
     let commands = vec![Command::blocking("slow", nothing), Command::inline("quick", nothing)];
-    vec![plugin::Builder::new("t").invoke_handler(commands).build().unwrap()]
+    let plugin: TauriPlugin = plugin::Builder::new("t").invoke_handler(commands).build();
+    vec![plugin.assemble().unwrap()]
 }
 
 /// A policy whose only capability is `permissions` for uid 1000.

@@ -18,7 +18,7 @@ pub(super) struct FileError {
 impl FileError {
     pub(super) fn call_error(kind: &'static str, path: &str, text: impl Display) -> CallError {
         let message = format!("{path}: {text}");
-        CallError::Application(InvokeError::json(&FileError { kind, message }))
+        CallError::from(InvokeError::json(&FileError { kind, message }))
     }
 
     pub(super) fn io(path: &str, error: &Error) -> CallError {

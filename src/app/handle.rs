@@ -1,0 +1,100 @@
+//! The handle of an application.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use super::path::PathResolver;
+use crate::authority::Instance;
+use crate::ipc::{Runtime, StateManager, Wry};
+
+/// What is told of the application; the program's own crate where it uses [`generate_context!`](crate::generate_context),
+/// else what its builder says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PackageInfo {
+    /// The application's identifier: `org.acme.photos`; `invoked` for a daemon without one.
+    pub name: String,
+    /// Its version; that of `invoked` where the program says nothing.
+    pub version: String,
+}
+
+impl Default for PackageInfo {
+    fn default() -> Self {
+        PackageInfo { name: "invoked".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+/// Stops the daemon.
+pub(crate) type Stop = Box<dyn Fn() + Send + Sync>;
+
+/// What all handles of one application share.
+pub(crate) struct Shared<R: Runtime> {
+    pub(crate) state: StateManager,
+    pub(crate) package: PackageInfo,
+    pub(crate) paths: PathResolver<R>,
+    /// Set when the daemon runs.
+    stop: OnceLock<Stop>,
+}
+
+/// A handle of the application; cheap to clone, usable from any thread.
+///
+/// A command takes it as an argument, and a setup hook is given one. [`Manager`](crate::Manager) has what it can do.
+pub struct AppHandle<R: Runtime = Wry> {
+    shared: Arc<Shared<R>>,
+}
+
+impl<R: Runtime> Clone for AppHandle<R> {
+    fn clone(&self) -> Self {
+        AppHandle { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<R: Runtime> fmt::Debug for AppHandle<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shared = &self.shared;
+        f.debug_struct("AppHandle").field("package", &shared.package).field("state", &shared.state).finish()
+    }
+}
+
+impl<R: Runtime> AppHandle<R> {
+    pub(crate) fn new(state: StateManager, package: PackageInfo, instance: Instance) -> Self {
+        let paths = PathResolver::new(&package.name, instance);
+        AppHandle { shared: Arc::new(Shared { state, package, paths, stop: OnceLock::new() }) }
+    }
+
+    /// Lets open calls end, then stops the daemon. Returns at once, without effect before the daemon runs.
+    ///
+    /// The code is Tauri's; the daemon decides on its exit code itself.
+    pub fn exit(&self, _code: i32) {
+        if let Some(stop) = self.shared.stop.get() {
+            stop();
+        }
+    }
+
+    /// Says how the daemon is stopped; the first that is said holds.
+    pub(crate) fn stop_by(&self, stop: Stop) {
+        drop(self.shared.stop.set(stop));
+    }
+
+    pub(crate) fn shared(&self) -> &Shared<R> {
+        &self.shared
+    }
+}
+
+/// The application while it is set up; what a setup hook is given.
+#[derive(Debug)]
+pub struct App<R: Runtime = Wry> {
+    handle: AppHandle<R>,
+}
+
+impl<R: Runtime> App<R> {
+    pub(crate) fn new(handle: AppHandle<R>) -> Self {
+        App { handle }
+    }
+
+    /// A handle to keep.
+    #[must_use]
+    pub fn handle(&self) -> &AppHandle<R> {
+        &self.handle
+    }
+}
