@@ -21,6 +21,9 @@ mod located;
 mod read;
 mod write;
 
+/// The longest path that the system takes, in bytes, without the NUL byte at its end.
+const PATH_MAX: usize = 4095;
+
 /// The plugin.
 pub fn plugin() -> Plugin {
     let path = Argument { key: "path", kind: "String", optional: false };
@@ -126,6 +129,10 @@ impl Asked<'_> {
             "has a NUL byte"
         } else if !Path::new(self.path).is_absolute() {
             "is not: in a shell, $PWD/FILE is"
+        } else if self.path.len() > PATH_MAX {
+            // Looked for part by part, it would keep a thread busy for as long as the peer likes.
+            let text = format!("{}: `path` is longer than {PATH_MAX} bytes", self.message.command());
+            return Err(Fault::refusal(ErrorCode::InvalidArgument, text).into());
         } else {
             return Ok(());
         };

@@ -311,6 +311,13 @@ fn calls_that_mean_nothing_or_two_things_change_nothing() {
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), "old");
     assert_eq!(fs::read_dir(daemon.place().path("files")).unwrap().count(), 1);
+    for twice in [r#"{"path":"/a","path":"/b"}"#, r#"{"path":"/a","\u0070ath":"/b"}"#] {
+        for command in ["fs.read_file", "fs.read_dir", "fs.metadata"] {
+            let error = client.call(command).json(twice).send().unwrap_err();
+            assert_eq!(error.code(), Some(ErrorCode::InvalidArgument), "{command}: {error}");
+            assert!(error.message().contains("key \"path\" stands twice"), "{command}: {error}");
+        }
+    }
     // Reading takes no argument that it doesn't know either.
     let error = client.call("fs.read_file").arg("path", &path).arg("ofset", 1).send().unwrap_err();
     assert!(error.message().contains("has no argument `ofset`; it takes path, offset, len"), "{error}");

@@ -20,6 +20,7 @@ mod killed;
 mod memory;
 mod peer;
 mod policies;
+mod racing_files;
 mod reading;
 mod silence;
 mod starting;

@@ -63,11 +63,11 @@ pub(super) fn mixed(world: &World) -> Result<Shown, Failure> {
     for (name, bytes) in &attached {
         fs::write(shared.join(name), bytes).map_err(Failure::local(*name))?;
     }
-    let words = ["call", "bench.echo", "note=both", "--attach", "first", "--attach", "second", "-o", "mixed"];
+    let words = ["call", "core.echo", "note=both", "picture@first", "--attach", "second", "-o", "mixed"];
     let typed = world.type_line(&words)?.expect_code(0)?;
     let read = |name: &str| fs::read(shared.join(name)).map_err(Failure::local(name));
     let body: Value = serde_json::from_slice(&read("mixed")?).map_err(|error| wrong(&error.to_string()))?;
-    if body != json!({ "note": "both" }) {
+    if body != json!({ "note": "both", "picture": "__ATTACHMENT__:0" }) {
         return Err(wrong(&format!("the body is {body}")));
     }
     if read("mixed.1")? != attached[0].1 || read("mixed.2")? != attached[1].1 {
