@@ -239,6 +239,7 @@ impl<N> Builder<Wry, N> {
             directories: self.directories,
             variables: variables(self.instance),
             dev,
+            ceilings: self.config.ceilings(),
             state: SourceState::default(),
         };
         let compiled = source.load().map_err(BuildError::Policy)?;

@@ -238,6 +238,18 @@ impl Config {
         })
     }
 
+    /// What is in force, by the names of the registry, and bounds what capabilities may set.
+    pub(crate) fn ceilings(&self) -> Vec<(&'static str, u64)> {
+        let Quotas { connections, calls_per_uid, reassembly_bytes, reply_bytes, .. } = self.quotas;
+        let quotas = [
+            ("connections", connections),
+            ("calls_per_uid", calls_per_uid),
+            ("reassembly_bytes", reassembly_bytes),
+            ("reply_bytes", reply_bytes),
+        ];
+        self.limits_in_force().map(|(limit, value)| (limit.name, value)).chain(quotas).collect()
+    }
+
     /// The file that gives every default, as `--print-default-config` prints it.
     #[must_use]
     pub fn default_text() -> String {

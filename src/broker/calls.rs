@@ -14,6 +14,7 @@ use invoked_proto::connection::More;
 use invoked_proto::metadata::{Call, Failure, HeaderField};
 use invoked_proto::registry::{Delivery, ErrorCode, limits};
 
+use super::narrowing::Early;
 use super::output::{Observed, Output, Place, Run};
 use super::quota::{Charge, Resource};
 use super::slots::CallId;
@@ -122,6 +123,9 @@ impl Broker {
         payload: Bytes,
         more: More,
     ) {
+        if self.is_waiting(peer) {
+            return self.hold_early(peer, Early::Call { stream, call: Box::new(call), payload, more });
+        }
         self.stats.calls += 1;
         let command = call.command.clone();
         match self.admit(now, peer, call, payload) {
@@ -161,6 +165,10 @@ impl Broker {
         fragment: &[u8],
         more: More,
     ) {
+        if self.is_waiting(peer) {
+            let fragment = Bytes::copy_from_slice(fragment);
+            return self.hold_early(peer, Early::Continuation { stream, fragment, more });
+        }
         let Some(&id) = self.peers.get(&peer).and_then(|state| state.calls.get(&stream)) else { return };
         if self.revoke_if_gone(now, id) {
             return;
@@ -185,6 +193,9 @@ impl Broker {
 
     /// The caller no longer wants its call.
     pub(crate) fn handle_cancel(&mut self, now: Instant, peer: PeerId, stream: u64) {
+        if self.is_waiting(peer) {
+            return self.hold_early(peer, Early::Cancel { stream });
+        }
         if let Some(&id) = self.peers.get(&peer).and_then(|state| state.calls.get(&stream)) {
             self.abandon(now, id, ErrorCode::Cancelled, "the caller cancelled");
         }
@@ -240,7 +251,7 @@ impl Broker {
         let Some(state) = self.refresh(peer) else {
             return Err(not_delivered(ErrorCode::Unavailable, "the connection is going away"));
         };
-        if state.standing != Standing::Welcomed {
+        if !matches!(state.standing, Standing::Welcomed) {
             return Err(not_delivered(ErrorCode::Unavailable, "the connection was not welcomed"));
         }
         let Some(slot) = state.account.charge(Resource::Calls, 1) else {

@@ -5,6 +5,7 @@
 //! inside a unit test.
 
 mod calls;
+mod narrowing;
 mod output;
 mod quota;
 mod slots;
@@ -20,13 +21,14 @@ use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashMapExt};
 use invoked_proto::Text;
-use invoked_proto::metadata::{Extensions, Hello, Welcome};
 use invoked_proto::registry::{ErrorCode, LIMITS, limits};
 use serde_json::Value;
 
 use calls::CallState;
+use narrowing::Waiting;
+pub(crate) use narrowing::{Holder, Narrowing};
 pub(crate) use output::{Observed, Output, Place, Run};
-use quota::{Account, Charge, Ledger, Resource};
+use quota::{Account, Allowance, Charge, Ledger, Resource};
 pub(crate) use quota::{Bound, Bounds};
 pub(crate) use slots::CallId;
 use slots::Slots;
@@ -91,10 +93,12 @@ pub(crate) struct Broker {
 }
 
 /// How far a peer has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Standing {
     /// It has not said who it is, or was turned away when it did: its calls are not served.
     Unknown,
+    /// It said which capabilities it keeps, and waits for what is left.
+    Waiting(Box<Waiting>),
     /// It was welcomed.
     Welcomed,
 }
@@ -107,10 +111,14 @@ const MANY_HELD: u64 = 16 << 20;
 struct PeerState {
     peer: Arc<Peer>,
     facts: PeerFacts,
+    /// The capabilities that it keeps of those that match it; `None` if it keeps all.
+    kept: Option<Arc<[String]>>,
     grants: Arc<PeerGrants>,
     /// The policy that gave these.
     epoch: Epoch,
     account: Rc<Account>,
+    /// What its capabilities let its uid hold.
+    allowance: Allowance,
     _connection: Charge,
     standing: Standing,
     /// Bytes that wait for the peer to read them.
@@ -152,6 +160,8 @@ impl Broker {
             return None;
         }
         let account = self.ledger.account(facts.uid);
+        let grants = self.policy.peer(&facts);
+        let allowance = account.allow(grants.limits());
         let Some(connection) = account.charge(Resource::Connections, 1) else {
             self.stats.connections_refused += 1;
             return None;
@@ -169,13 +179,14 @@ impl Broker {
             user: facts.user_name.clone(),
             program: None,
         });
-        let grants = self.policy.peer(&facts);
         let state = PeerState {
             peer,
             facts,
+            kept: None,
             grants,
             epoch: self.epoch,
             account,
+            allowance,
             _connection: connection,
             standing: Standing::Unknown,
             unread,
@@ -184,37 +195,6 @@ impl Broker {
         self.peers.insert(id, state);
         self.order.insert(id);
         Some(id)
-    }
-
-    /// The peer said who it is.
-    pub(crate) fn handle_hello(&mut self, id: PeerId, hello: &Hello) {
-        if self.draining {
-            let message = "the daemon is stopping".to_owned();
-            self.outputs.push_back(Output::Refuse { peer: id, code: ErrorCode::Unavailable, message });
-            return;
-        }
-        if hello.narrow.is_some() {
-            // Ignoring it would leave the peer with rights that it gave up.
-            let message = "this daemon can not narrow a peer yet".to_owned();
-            self.outputs.push_back(Output::Refuse { peer: id, code: ErrorCode::Unimplemented, message });
-            return;
-        }
-        let Some(state) = self.peers.get_mut(&id) else { return };
-        state.standing = Standing::Welcomed;
-        if !hello.name.is_empty() {
-            let mut peer = Peer::clone(&state.peer);
-            peer.program =
-                Some(format!("{} {}", hello.name.as_str(), hello.version.as_str()).trim().to_owned());
-            state.peer = Arc::new(peer);
-        }
-        let welcome = Welcome {
-            peer: id.0,
-            limits: self.settings.announced.clone(),
-            catalogue: self.policy.revision(),
-            warnings: Vec::new(),
-            extensions: Extensions::none(),
-        };
-        self.outputs.push_back(Output::Welcome { peer: id, welcome });
     }
 
     /// The connection is gone.

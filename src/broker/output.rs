@@ -8,7 +8,9 @@ use invoked_proto::body::Message;
 use invoked_proto::metadata::{Failure, HeaderField, Welcome};
 use invoked_proto::registry::ErrorCode;
 
+use super::narrowing::Narrowing;
 use super::slots::CallId;
+use crate::authority::PeerLimits;
 use crate::commands::RegisteredCommand;
 use crate::ipc::{Peer, PeerId, WireCall};
 
@@ -21,6 +23,16 @@ pub(crate) enum Output {
         peer: PeerId,
         /// The answer.
         welcome: Welcome,
+    },
+    /// Find what is left to a peer that keeps only some capabilities, off the loop; it goes to
+    /// [`Broker::handle_narrowed`](super::Broker::handle_narrowed).
+    Narrow(Narrowing),
+    /// Hold the peer's connection to what its capabilities say from now on.
+    Bound {
+        /// The peer.
+        peer: PeerId,
+        /// What they say.
+        limits: PeerLimits,
     },
     /// Turn the peer away.
     Refuse {

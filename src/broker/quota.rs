@@ -1,10 +1,12 @@
 //! What a uid may hold at once. Check the bound, charge, then reserve; a charge gives back when it is dropped.
 
-use std::cell::Cell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 
 use invoked_proto::registry::quotas;
+
+use crate::authority::PeerLimits;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,21 @@ pub(crate) enum Resource {
 }
 
 const RESOURCES: usize = 4;
+
+impl Resource {
+    const ALL: [Resource; RESOURCES] =
+        [Resource::Connections, Resource::Calls, Resource::MessageBytes, Resource::ReplyBytes];
+
+    /// What capabilities call the most of it for one uid.
+    fn limit(self) -> &'static str {
+        match self {
+            Resource::Connections => "connections_per_uid",
+            Resource::Calls => "calls_per_uid",
+            Resource::MessageBytes => "reassembly_bytes_per_uid",
+            Resource::ReplyBytes => "reply_bytes_per_uid",
+        }
+    }
+}
 
 /// The most of one resource: for one uid and for all together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +101,26 @@ struct Used([Cell<u64>; RESOURCES]);
 #[derive(Debug)]
 pub(crate) struct Account {
     bounds: Bounds,
+    /// The most for this uid: the largest of what capabilities of its peers say, else that of `bounds`.
+    per_uid: [Cell<u64>; RESOURCES],
+    /// What the capabilities of its peers say, and of how many of them.
+    said: RefCell<[BTreeMap<u64, usize>; RESOURCES]>,
     used: Used,
     total: Rc<Used>,
+}
+
+/// What the capabilities of one peer say of its uid's account; it holds as long as this lives.
+#[derive(Debug)]
+#[must_use = "dropping an allowance takes it back"]
+pub(crate) struct Allowance {
+    account: Rc<Account>,
+    said: [Option<u64>; RESOURCES],
+}
+
+impl Drop for Allowance {
+    fn drop(&mut self) {
+        self.account.said_by(&self.said, |count| count.saturating_sub(1));
+    }
 }
 
 /// Something charged; dropping it gives it back.
@@ -111,8 +146,13 @@ impl Ledger {
         }
         // Uids come and go; those with nothing charged leave nothing behind.
         self.accounts.retain(|_, account| account.strong_count() > 0);
-        let account =
-            Rc::new(Account { bounds: self.bounds, used: Used::default(), total: Rc::clone(&self.total) });
+        let account = Rc::new(Account {
+            bounds: self.bounds,
+            per_uid: Resource::ALL.map(|resource| Cell::new(self.bounds.of(resource).per_uid)),
+            said: RefCell::default(),
+            used: Used::default(),
+            total: Rc::clone(&self.total),
+        });
         self.accounts.insert(uid, Rc::downgrade(&account));
         account
     }
@@ -125,6 +165,33 @@ impl Ledger {
 }
 
 impl Account {
+    /// Lets what a peer's capabilities say hold for its uid, besides what those of its other peers say.
+    pub(crate) fn allow(self: &Rc<Self>, limits: &PeerLimits) -> Allowance {
+        let said = Resource::ALL.map(|resource| limits.get(resource.limit()));
+        self.said_by(&said, |count| count + 1);
+        Allowance { account: Rc::clone(self), said }
+    }
+
+    fn said_by(&self, amounts: &[Option<u64>; RESOURCES], count: impl Fn(usize) -> usize) {
+        let mut said = self.said.borrow_mut();
+        for resource in Resource::ALL {
+            let (said, Some(amount)) = (&mut said[resource as usize], amounts[resource as usize]) else {
+                continue;
+            };
+            match count(said.get(&amount).copied().unwrap_or(0)) {
+                0 => drop(said.remove(&amount)),
+                peers => drop(said.insert(amount, peers)),
+            }
+            let largest = said.last_key_value().map(|(amount, _)| *amount);
+            self.per_uid[resource as usize].set(largest.unwrap_or(self.bounds.of(resource).per_uid));
+        }
+    }
+
+    /// The most of each resource that this uid may hold, by the names that capabilities use.
+    pub(crate) fn per_uid(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Resource::ALL.into_iter().map(|resource| (resource.limit(), self.per_uid[resource as usize].get()))
+    }
+
     /// Charges `amount`, or nothing if that would pass the uid's bound or the common one.
     #[must_use]
     pub(crate) fn charge(self: &Rc<Self>, resource: Resource, amount: u64) -> Option<Charge> {
@@ -143,11 +210,11 @@ impl Account {
     /// Whether [`charge`](Self::charge) would succeed.
     #[must_use]
     pub(crate) fn has_room(&self, resource: Resource, amount: u64) -> bool {
-        let bound = self.bounds.of(resource);
         let fits = |used: &Used, bound: u64| {
             used.0[resource as usize].get().checked_add(amount).is_some_and(|sum| sum <= bound)
         };
-        fits(&self.used, bound.per_uid) && fits(&self.total, bound.total)
+        fits(&self.used, self.per_uid[resource as usize].get())
+            && fits(&self.total, self.bounds.of(resource).total)
     }
 
     /// How much of `resource` is charged to this uid.

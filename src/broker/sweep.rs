@@ -11,8 +11,8 @@ use std::time::Instant;
 use invoked_proto::registry::ErrorCode;
 
 use super::slots::CallId;
-use super::{Broker, PeerState};
-use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, Verdict};
+use super::{Broker, Holder, Output, PeerState};
+use crate::authority::{Grant, PeerGrants, PolicySnapshot, Verdict};
 use crate::ipc::PeerId;
 
 /// Calls and peers that one slice looks at, together: some tens of microseconds.
@@ -69,9 +69,9 @@ impl Broker {
 
     /// The next few peers after `after`, with what their grants depend on, so that these can be compiled elsewhere before
     /// another policy comes into force.
-    pub(crate) fn peers_after(&self, after: PeerId) -> Vec<(PeerId, PeerFacts)> {
+    pub(crate) fn peers_after(&self, after: PeerId) -> Vec<(PeerId, Holder)> {
         let ids = self.order.range(PeerId(after.0.saturating_add(1))..).take(SLICE);
-        ids.filter_map(|id| Some((*id, self.peers.get(id)?.facts.clone()))).collect()
+        ids.filter_map(|id| Some((*id, self.peers.get(id)?.holder()))).collect()
     }
 
     /// Looks at the next few calls and peers after a change of the policy.
@@ -101,9 +101,15 @@ impl Broker {
     /// The peer, with what the policy in force gives it.
     pub(super) fn refresh(&mut self, id: PeerId) -> Option<&mut PeerState> {
         let state = self.peers.get_mut(&id)?;
-        if state.epoch != self.epoch {
-            state.grants = self.policy.peer(&state.facts);
+        // One that waits has none so far, and gets those of the policy that is in force then.
+        if state.epoch != self.epoch && !state.is_waiting() {
+            let given = state.given(&self.policy);
+            let before = std::mem::replace(&mut state.grants, given);
             state.epoch = self.epoch;
+            if before.limits() != state.grants.limits() {
+                state.allowance = state.account.allow(state.grants.limits());
+                self.outputs.push_back(Output::Bound { peer: id, limits: state.grants.limits().clone() });
+            }
         }
         Some(state)
     }
@@ -111,11 +117,15 @@ impl Broker {
     /// What the policy in force gives a connected peer.
     pub(crate) fn grants(&self, id: PeerId) -> Option<Arc<PeerGrants>> {
         let state = self.peers.get(&id)?;
-        Some(if state.epoch == self.epoch {
-            Arc::clone(&state.grants)
-        } else {
-            self.policy.peer(&state.facts)
-        })
+        let is_current = state.epoch == self.epoch || state.is_waiting();
+        Some(if is_current { Arc::clone(&state.grants) } else { state.given(&self.policy) })
+    }
+
+    /// What is in force for a connected peer, by the names of the registry, where capabilities may say so: what they say
+    /// of its connection, and what all peers of its uid may hold.
+    pub(crate) fn limits(&self, id: PeerId) -> Vec<(&'static str, u64)> {
+        let Some(state) = self.peers.get(&id) else { return Vec::new() };
+        state.grants.limits().iter().chain(state.account.per_uid()).collect()
     }
 
     /// Ends a call whose grant a change of the policy took away, and tells whether it did. To be asked before anything

@@ -56,6 +56,10 @@ pub(super) struct Global {
     #[arg(long, global = true)]
     pub(super) user: bool,
 
+    /// Give up every capability but this one for this connection, as `operate`; may be given more than once
+    #[arg(long, value_name = "CAPABILITY", global = true)]
+    pub(super) narrow: Vec<String>,
+
     /// One JSON object a line, on standard output; errors on standard error
     #[arg(short, long, global = true)]
     pub(super) json: bool,

@@ -7,10 +7,15 @@ use invoked_client::{AddressOptions, Options, Scope};
 
 use super::args::Global;
 use super::failure::Failure;
+use super::output::Output;
 
-/// Connects as the flags say.
+/// Connects as the flags say, and tells what the daemon warns of.
 pub(super) fn connect(global: &Global) -> Result<Client, Failure> {
-    Ok(Client::connect(options(global))?)
+    let client = Client::connect(options(global))?;
+    for warning in client.info().warnings {
+        Output::new(global).note(&format!("warning: {warning}"));
+    }
+    Ok(client)
 }
 
 /// Connects as the flags say, within `limit`.
@@ -19,7 +24,9 @@ pub(super) fn connect_within(global: &Global, limit: Duration) -> Result<Client,
 }
 
 pub(super) fn options(global: &Global) -> Options {
-    Options::new().address_options(address_options(global)).name("invokectl", env!("CARGO_PKG_VERSION"))
+    let options =
+        Options::new().address_options(address_options(global)).name("invokectl", env!("CARGO_PKG_VERSION"));
+    if global.narrow.is_empty() { options } else { options.narrow(&global.narrow) }
 }
 
 pub(super) fn address_options(global: &Global) -> AddressOptions {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use invoked_proto::connection::{Connection, Settings};
 use invoked_proto::preface::{Preface, encode_refusal};
 use invoked_proto::registry::ErrorCode;
 use invoked_transport::{AsyncStream, Credentials, FdRefusalState, PeerProcess, Stream};
@@ -28,7 +27,6 @@ use crate::session::{Ended, Hub, Session, Turns};
 #[derive(Debug)]
 pub(super) struct Admission {
     hub: Rc<Hub>,
-    settings: Settings,
     turns: Turns,
     users: RefCell<HashMap<u32, UserFacts>>,
     log: RefCell<LogLimit>,
@@ -43,17 +41,8 @@ struct UserFacts {
 
 impl Admission {
     pub(super) fn new(hub: Rc<Hub>, config: &Config) -> Self {
-        let settings = Settings {
-            instance: instance_number(),
-            max_message: config.quotas.max_message,
-            open_calls: config.quotas.calls_per_connection,
-            handshake_timeout_ms: config.runtime.handshake_timeout_ms,
-            frame_timeout_ms: config.runtime.frame_timeout_ms,
-            ..Settings::default()
-        };
         Admission {
             hub,
-            settings,
             turns: Turns::new(config.quotas.handshakes, config.quotas.handshakes_per_uid),
             users: RefCell::default(),
             log: RefCell::new(LogLimit::new()),
@@ -100,7 +89,7 @@ impl Admission {
             return Ok(None);
         }
         let stream = AsyncStream::new(stream)?;
-        self.hub.attach(id, Connection::daemon(self.settings, Instant::now()));
+        self.hub.attach(id, Instant::now());
         guard.keep();
         Ok(Some((Session::new(Rc::clone(&self.hub), id, stream, handshake), facts)))
     }
@@ -194,10 +183,4 @@ fn turn_away(stream: &Stream) {
     preface.encode(&mut bytes);
     encode_refusal(ErrorCode::ResourceExhausted, "too many connections", &mut bytes);
     drop(stream.try_write(&[IoSlice::new(&bytes)], &[]));
-}
-
-/// A number that differs from start to start: it lets a client notice another daemon.
-fn instance_number() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }

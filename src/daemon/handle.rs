@@ -134,7 +134,7 @@ impl DaemonHandle {
             let Some((id, _)) = peers.last() else { return Some(prepared) };
             last = *id;
             let policy = Arc::clone(policy);
-            let compile = move || peers.iter().map(|(_, facts)| policy.peer(facts)).collect::<Vec<_>>();
+            let compile = move || peers.iter().map(|(_, holder)| holder.grants(&policy)).collect::<Vec<_>>();
             prepared.append(&mut tokio::task::spawn_blocking(compile).await.ok()?);
         }
     }

@@ -14,8 +14,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use invoked_proto::connection::Settings;
 use invoked_transport::{AsyncListener, Listener};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 pub use handle::{DaemonHandle, ReloadError, Reloaded};
 pub(crate) use policy_source::{PolicySource, SourceState};
@@ -200,29 +202,15 @@ impl Daemon {
         };
         let broker = Broker::new(settings, self.policy, self.commands);
         let slow = Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms);
-        let hub = Rc::new(Hub::new(broker, runner, slow));
+        let hub = Rc::new(Hub::new(broker, runner, connection_settings(&self.config), slow));
         let listener = AsyncListener::new(listener).map_err(BuildError::io("watching the socket"))?;
         let admission = Rc::new(Admission::new(Rc::clone(&hub), &self.config));
         let accepting = tokio::task::spawn_local(accept(listener, admission));
-        let completing = tokio::task::spawn_local(complete(Rc::clone(&hub), completions));
-        let timing = tokio::task::spawn_local({
-            let hub = Rc::clone(&hub);
-            async move { hub.watch_deadlines().await }
-        });
-        let relieving = tokio::task::spawn_local({
-            let hub = Rc::clone(&hub);
-            async move { hub.watch_memory().await }
-        });
-        let sweeping = tokio::task::spawn_local({
-            let hub = Rc::clone(&hub);
-            async move { hub.watch_policy().await }
-        });
+        let mut attending = attend(&hub, completions);
         #[cfg(feature = "watch")]
-        let watching = self
-            .config
-            .policy
-            .watch
-            .then(|| tokio::task::spawn_local(watch::watch(handle.clone(), Arc::clone(&self.source))));
+        if self.config.policy.watch {
+            attending.spawn_local(watch::watch(handle.clone(), Arc::clone(&self.source)));
+        }
         let mut stopping = handle.stopping();
         tokio::pin!(until);
         loop {
@@ -235,14 +223,9 @@ impl Daemon {
         // The socket's name goes first, so that whoever connects from now on is told that nobody listens.
         accepting.abort();
         drop(accepting.await);
-        #[cfg(feature = "watch")]
-        watching.inspect(tokio::task::JoinHandle::abort);
         let grace = Duration::from_millis(self.config.runtime.drain_timeout_ms);
         drain(&hub, &mut asks, grace).await;
-        completing.abort();
-        timing.abort();
-        relieving.abort();
-        sweeping.abort();
+        attending.shutdown().await;
         Ok(())
     }
 }
@@ -251,6 +234,36 @@ impl Daemon {
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// What goes on beside the sessions until the daemon has stopped.
+fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let [deadlines, memory, policy, narrowing] = std::array::from_fn(|_| Rc::clone(hub));
+    tasks.spawn_local(complete(Rc::clone(hub), completions));
+    tasks.spawn_local(async move { deadlines.watch_deadlines().await });
+    tasks.spawn_local(async move { memory.watch_memory().await });
+    tasks.spawn_local(async move { policy.watch_policy().await });
+    tasks.spawn_local(async move { narrowing.watch_narrowing().await });
+    tasks
+}
+
+/// What connections are held to where no capability says otherwise.
+fn connection_settings(config: &Config) -> Settings {
+    Settings {
+        instance: instance_number(),
+        max_message: config.quotas.max_message,
+        open_calls: config.quotas.calls_per_connection,
+        handshake_timeout_ms: config.runtime.handshake_timeout_ms,
+        frame_timeout_ms: config.runtime.frame_timeout_ms,
+        ..Settings::default()
+    }
+}
+
+/// A number that differs from start to start: it lets a client notice another daemon.
+fn instance_number() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
 }
 
 /// Takes connections for ever.

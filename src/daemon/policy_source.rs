@@ -21,6 +21,8 @@ pub(crate) struct PolicySource {
     pub(crate) directories: Vec<PolicyDirectory>,
     pub(crate) variables: Vec<(ScopeVariable, PathBuf)>,
     pub(crate) dev: Option<DevOptions>,
+    /// The most that capabilities may set of limits and quotas.
+    pub(crate) ceilings: Vec<(&'static str, u64)>,
     pub(crate) state: SourceState,
 }
 
@@ -56,6 +58,9 @@ impl PolicySource {
         }
         for (variable, value) in &self.variables {
             policy = policy.variable(*variable, value.clone());
+        }
+        for (name, value) in &self.ceilings {
+            policy = policy.ceiling(name, *value);
         }
         if let Some(dev) = &self.dev {
             policy = policy.dev(dev.clone());

@@ -38,8 +38,8 @@ pub fn plugin(config: &Config) -> Plugin {
                 .docs("Tells about one command that the caller may call.")
                 .argument(name),
             Command::future("stats", stats).docs("Tells the counters of the daemon."),
-            Command::inline("limits", move |_| Ok(Response::json(&limits)?))
-                .docs("Tells the limits and quotas in force."),
+            Command::future("limits", move |message| limits_for(limits.clone(), message))
+                .docs("Tells the limits and quotas in force for the caller."),
             Command::future("reload", reload).docs("Reads the policy's files again, all or nothing."),
             Command::inline("shutdown", shutdown).docs("Lets open calls end, then stops the daemon."),
         ])
@@ -161,6 +161,24 @@ fn limits_of(config: &Config) -> Value {
         .collect();
     let quotas = serde_json::to_value(&config.quotas).expect("quotas are plain numbers");
     json!({ "limits": limits, "quotas": quotas })
+}
+
+/// The same for the caller, of whom capabilities may say something else. Of two values under one name the last counts.
+async fn limits_for(mut limits: Value, message: InvokeMessage) -> Outcome {
+    let peer = message.peer().id;
+    let daemon = handle(&message)?;
+    let own = daemon.ask(move |hub| hub.with_broker(|broker| broker.limits(peer))).await;
+    for (name, value) in answered(own)? {
+        let listed = limits["limits"].as_array_mut().into_iter().flatten();
+        for limit in listed.filter(|limit| limit["name"] == name) {
+            limit["value"] = value.into();
+        }
+        let quota = if name == "open_calls" { "calls_per_connection" } else { name };
+        if let Some(quota) = limits["quotas"].get_mut(quota) {
+            *quota = value.into();
+        }
+    }
+    Ok(Response::json(&limits)?)
 }
 
 async fn reload(message: InvokeMessage) -> Outcome {

@@ -1,6 +1,7 @@
 //! What all sessions of the loop share: the broker, the runner, the connections, the buffers.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use foldhash::HashMap;
 use invoked_proto::body::Message;
-use invoked_proto::connection::{Connection, Event, Transmit};
+use invoked_proto::connection::{Connection, Event, Settings, Transmit};
 use invoked_proto::metadata::Failure;
 use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_transport::Attachment;
@@ -17,8 +18,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::Link;
-use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, ScopeDenial};
-use crate::broker::{Broker, Observed, Output, Swept};
+use crate::authority::{Grant, PeerFacts, PeerGrants, PeerLimits, PolicySnapshot, ScopeDenial};
+use crate::broker::{Broker, Narrowing, Observed, Output, Swept};
 use crate::ipc::PeerId;
 use crate::runner::{Completion, Runner};
 
@@ -36,6 +37,8 @@ const RELIEF_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Hub {
     broker: RefCell<Broker>,
     runner: Runner,
+    /// Of the connections of peers of which no capability says otherwise.
+    settings: Settings,
     links: RefCell<HashMap<PeerId, Rc<Link>>>,
     read_buffer: RefCell<BytesMut>,
     transmit: RefCell<Option<Transmit<Attachment>>>,
@@ -47,14 +50,23 @@ pub(crate) struct Hub {
     relief: Notify,
     /// Another policy is in force.
     policy_changed: Notify,
+    /// Peers that wait for what is left to them: at most one entry a peer, so as many as there may be connections.
+    narrowing: RefCell<VecDeque<Narrowing>>,
+    narrowing_asked: Notify,
 }
 
 impl Hub {
-    pub(crate) fn new(mut broker: Broker, runner: Runner, slow_consumer: Duration) -> Self {
+    pub(crate) fn new(
+        mut broker: Broker,
+        runner: Runner,
+        settings: Settings,
+        slow_consumer: Duration,
+    ) -> Self {
         broker.watch(tracing::enabled!(tracing::Level::DEBUG));
         Hub {
             broker: RefCell::new(broker),
             runner,
+            settings,
             links: RefCell::default(),
             read_buffer: RefCell::default(),
             transmit: RefCell::default(),
@@ -63,6 +75,8 @@ impl Hub {
             rearm: Notify::new(),
             relief: Notify::new(),
             policy_changed: Notify::new(),
+            narrowing: RefCell::default(),
+            narrowing_asked: Notify::new(),
         }
     }
 
@@ -76,8 +90,11 @@ impl Hub {
         self.broker.borrow_mut().handle_connection(facts)
     }
 
-    /// The connection of an admitted peer, whose session begins.
-    pub(crate) fn attach(&self, id: PeerId, connection: Connection<Attachment>) {
+    /// Makes the connection of an admitted peer, whose session begins.
+    pub(crate) fn attach(&self, id: PeerId, now: Instant) {
+        let grants = self.broker.borrow().grants(id);
+        let settings = grants.map_or(self.settings, |grants| self.settings_of(grants.limits()));
+        let connection = Connection::daemon(settings, now);
         self.links.borrow_mut().insert(id, Rc::new(Link::new(connection)));
     }
 
@@ -169,6 +186,33 @@ impl Hub {
         }
     }
 
+    /// Finds what is left to peers that narrow themselves, for ever. One after the other: whoever makes many connections for
+    /// it takes one thread, not all.
+    pub(crate) async fn watch_narrowing(&self) {
+        loop {
+            let next = self.narrowing.borrow_mut().pop_front();
+            let Some(narrowing) = next else {
+                self.narrowing_asked.notified().await;
+                continue;
+            };
+            let answering = tokio::task::spawn_blocking(move || (narrowing.answer(), narrowing));
+            // It fails only when the runtime ends, and this task with it.
+            let Ok((narrowed, Narrowing { peer, policy, .. })) = answering.await else { return };
+            let now = Instant::now();
+            self.broker.borrow_mut().handle_narrowed(now, peer, &policy, narrowed);
+            self.pump(now);
+        }
+    }
+
+    fn settings_of(&self, limits: &PeerLimits) -> Settings {
+        let open_calls = limits.get("open_calls").map(|calls| usize::try_from(calls).unwrap_or(usize::MAX));
+        Settings {
+            max_message: limits.get("max_message").unwrap_or(self.settings.max_message),
+            open_calls: open_calls.unwrap_or(self.settings.open_calls),
+            ..self.settings
+        }
+    }
+
     /// Gives memory back after bursts of large messages, for ever.
     pub(crate) async fn watch_memory(&self) {
         loop {
@@ -244,6 +288,14 @@ impl Hub {
                         tracing::error!(%peer, %error, "can not welcome a peer");
                     }
                 }),
+                Output::Narrow(narrowing) => {
+                    self.narrowing.borrow_mut().push_back(narrowing);
+                    self.narrowing_asked.notify_one();
+                }
+                Output::Bound { peer, limits } => {
+                    let settings = self.settings_of(&limits);
+                    self.with_connection(peer, |connection| connection.hold_to(settings));
+                }
                 Output::Refuse { peer, code, message } => {
                     self.with_connection(peer, |connection| connection.refuse(code, &message));
                 }

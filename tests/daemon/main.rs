@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test may fail by panicking
 
 mod access;
+mod allowances;
 mod attachments;
 mod bad_input;
 mod child;
@@ -18,6 +19,7 @@ mod harness;
 mod hostile_files;
 mod killed;
 mod memory;
+mod narrowing;
 mod peer;
 mod policies;
 mod racing_files;

@@ -5,4 +5,5 @@ mod call;
 mod check;
 mod contract;
 mod measure;
+mod narrow;
 mod world;

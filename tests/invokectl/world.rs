@@ -60,6 +60,15 @@ impl Daemon {
         address(self.directory.path())
     }
 
+    /// Puts a capability file where the daemon looks for them.
+    pub(crate) fn capability(&self, name: &str, text: &str) {
+        let directory = self.directory.path().join("config/invoked/capabilities.d");
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let new = directory.join(format!(".{name}"));
+        std::fs::write(&new, text).expect("written");
+        std::fs::rename(new, directory.join(name)).expect("renamed");
+    }
+
     /// The directory that the daemon shares.
     pub(crate) fn shared(&self) -> PathBuf {
         self.directory.path().canonicalize().expect("it is there").join("shared")

@@ -271,6 +271,13 @@ impl<A> Connection<A> {
         self.remote.features & self.settings.features
     }
 
+    /// Holds the peer to the limits of messages and open calls in `settings` from now on, whatever it was told before; the
+    /// rest of `settings` is not looked at. Calls that are open stay.
+    pub fn hold_to(&mut self, settings: Settings) {
+        self.settings.max_message = settings.max_message;
+        self.settings.open_calls = settings.open_calls;
+    }
+
     /// Sends a PING.
     ///
     /// # Errors

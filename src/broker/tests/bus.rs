@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
 use invoked_proto::connection::{Connection, Event, Request, Settings};
-use invoked_proto::metadata::Hello;
+use invoked_proto::metadata::{Hello, Welcome};
 use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_proto::testing::{Token, output};
 
-use crate::authority::{Format, PeerFacts, Policy, PolicySnapshot, Source, UserDirectory};
-use crate::broker::{Bounds, Broker, BrokerSettings, CallId, Observed, Output, Run, Swept};
+use crate::authority::{Format, PeerFacts, PeerLimits, Policy, PolicySnapshot, Source, UserDirectory};
+use crate::broker::{Bounds, Broker, BrokerSettings, CallId, Narrowing, Observed, Output, Run, Swept};
 use crate::commands::CommandTable;
 use crate::ipc::{Command, Outcome, PeerId, Response};
 use crate::plugin::{self, Assembled, TauriPlugin};
@@ -32,6 +32,8 @@ pub(super) struct Peer {
     daemon: Connection<Token>,
     /// Terminal events by stream; more than one for a stream is a bug.
     pub(super) ends: BTreeMap<u64, Vec<End>>,
+    /// How it was welcomed.
+    pub(super) welcome: Option<Welcome>,
 }
 
 /// The bus.
@@ -51,6 +53,8 @@ pub(super) struct Bus {
     pub(super) observed: Vec<String>,
     /// Bytes that each peer leaves unread.
     pub(super) unread: usize,
+    /// Peers that wait for what is left to them; [`narrow`](Bus::narrow) finds it.
+    narrowing: VecDeque<Narrowing>,
 }
 
 struct NoUsers;
@@ -82,12 +86,23 @@ fn plugins() -> Vec<Assembled> {
 
 /// A policy whose only capability is `permissions` for uid 1000.
 pub(super) fn policy(permissions: &str) -> Arc<PolicySnapshot> {
-    let text = format!("identifier = \"x\"\npeers = [\"uid:1000\"]\npermissions = {permissions}\n");
+    written(&format!("identifier = \"x\"\npeers = [\"uid:1000\"]\npermissions = {permissions}\n"))
+}
+
+/// The policy of one file.
+pub(super) fn written(text: &str) -> Arc<PolicySnapshot> {
     let mut policy = Policy::new(1, &NoUsers).document(Source::new("x.toml", None, text), Format::Toml);
     for plugin in plugins() {
         policy = policy.manifest(plugin.manifest().clone());
     }
     Arc::new(policy.compile().unwrap().snapshot)
+}
+
+/// As in the hub.
+fn held_to(limits: &PeerLimits) -> Settings {
+    let own = Settings::default();
+    let open_calls = limits.get("open_calls").map_or(own.open_calls, |calls| calls.try_into().unwrap());
+    Settings { open_calls, max_message: limits.get("max_message").unwrap_or(own.max_message), ..own }
 }
 
 impl Bus {
@@ -109,6 +124,7 @@ impl Bus {
             suppressed: Vec::new(),
             observed: Vec::new(),
             unread: 0,
+            narrowing: VecDeque::new(),
         }
     }
 
@@ -119,15 +135,27 @@ impl Bus {
         Some(peer)
     }
 
+    /// The same with supplementary groups.
+    pub(super) fn connect_as(&mut self, uid: u32, groups: &[u32]) -> Option<usize> {
+        let peer = self.admit(PeerFacts::new(uid, uid, groups), &Hello::default())?;
+        self.settle();
+        Some(peer)
+    }
+
     /// A client whose HELLO is not sent yet.
     pub(super) fn begin(&mut self, uid: u32, hello: &Hello) -> Option<usize> {
-        let id = self.broker.handle_connection(PeerFacts::new(uid, uid, []))?;
-        let settings = Settings::default();
+        self.admit(PeerFacts::new(uid, uid, []), hello)
+    }
+
+    fn admit(&mut self, facts: PeerFacts, hello: &Hello) -> Option<usize> {
+        let id = self.broker.handle_connection(facts)?;
+        let grants = self.broker.grants(id).unwrap();
         self.peers.push(Peer {
             id,
-            client: Connection::client(settings, hello, self.now).unwrap(),
-            daemon: Connection::daemon(settings, self.now),
+            client: Connection::client(Settings::default(), hello, self.now).unwrap(),
+            daemon: Connection::daemon(held_to(grants.limits()), self.now),
             ends: BTreeMap::new(),
+            welcome: None,
         });
         Some(self.peers.len() - 1)
     }
@@ -187,6 +215,18 @@ impl Bus {
         }
         self.settle();
         slices
+    }
+
+    /// Finds what is left to those who narrow themselves, and welcomes them; how many these were.
+    pub(super) fn narrow(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(narrowing) = self.narrowing.pop_front() {
+            count += 1;
+            let Narrowing { peer, policy, .. } = &narrowing;
+            self.broker.handle_narrowed(self.now, *peer, policy, narrowing.answer());
+            self.settle();
+        }
+        count
     }
 
     /// What the caller saw of a call; panics if it ended more than once.
@@ -284,7 +324,14 @@ impl Bus {
                 Output::Run(run) => self.running.push_back(run),
                 Output::CancelHandler(call) => self.cancelled.push(call),
                 Output::Observed(observed) => self.note(observed),
-                Output::Welcome { peer, welcome } => self.daemon(peer, |c| c.welcome(&welcome).unwrap()),
+                Output::Welcome { peer, welcome } => {
+                    self.daemon(peer, |c| c.welcome(&welcome).unwrap());
+                    if let Some(peer) = self.peers.iter_mut().find(|known| known.id == peer) {
+                        peer.welcome = Some(welcome);
+                    }
+                }
+                Output::Narrow(narrowing) => self.narrowing.push_back(narrowing),
+                Output::Bound { peer, limits } => self.daemon(peer, |c| c.hold_to(held_to(&limits))),
                 Output::Refuse { peer, code, message } => self.daemon(peer, |c| c.refuse(code, &message)),
                 Output::Drain(peer) => self.daemon(peer, |c| c.drain("")),
                 Output::Reply { peer, stream, headers, message } => {

@@ -1,6 +1,8 @@
 //! Dialogues on the simulated bus.
 
+mod allowances;
 mod bus;
+mod narrowing;
 mod reloads;
 
 use std::time::Duration;
@@ -321,19 +323,6 @@ fn replies_of_one_instant_are_charged_one_after_the_other() {
     let replied =
         streams.iter().filter(|stream| matches!(bus.end(ana, **stream), Some(End::Reply(_)))).count();
     assert_eq!(replied, 3);
-    assert_idle(&bus);
-}
-
-#[test]
-fn a_peer_that_wants_to_be_narrowed_is_not_left_wide() {
-    let mut bus = Bus::new();
-    let hello = invoked_proto::metadata::Hello { narrow: Some(vec!["x".into()]), ..Default::default() };
-    let ana = bus.begin(1000, &hello).unwrap();
-    // In the same flight as HELLO, so that it arrives before anybody has looked at that.
-    let early = bus.start(ana, "t.slow", 0, None);
-    bus.settle();
-    assert!(bus.running.is_empty(), "it was served with the rights that it gave up");
-    assert!(matches!(bus.end(ana, early), None | Some(End::Fail(_, Delivery::NotDelivered))));
     assert_idle(&bus);
 }
 
