@@ -20,7 +20,7 @@ use crate::config::ListenAccess;
 use crate::context::Context;
 use crate::daemon::{Daemon, PolicySource, Running, SetupHook, SourceState};
 use crate::error::BuildError;
-use crate::ipc::{InvokeHandler, Runtime, StateManager, Wry};
+use crate::ipc::{InvokeHandler, InvokeResponder, Replied, Runtime, StateManager, Wry};
 use crate::plugin::{Assembled, TauriPlugin};
 use crate::plugins;
 
@@ -50,6 +50,7 @@ pub struct Builder<R: Runtime = Wry, N = Unnamed> {
     pub(crate) plugins: Vec<Result<Assembled<R>, BuildError>>,
     pub(crate) plugin_config: serde_json::Map<String, serde_json::Value>,
     pub(crate) setup: Vec<AppSetup<R>>,
+    pub(crate) responder: Option<Arc<InvokeResponder<R>>>,
     pub(crate) state: StateManager,
     pub(crate) config: Config,
     pub(crate) directories: Vec<PolicyDirectory>,
@@ -94,6 +95,7 @@ impl<R: Runtime> Builder<R> {
             plugins: self.plugins,
             plugin_config: self.plugin_config,
             setup: self.setup,
+            responder: self.responder,
             state: self.state,
             config: self.config,
             directories: self.directories,
@@ -113,6 +115,7 @@ impl<R: Runtime, N> Builder<R, N> {
             plugins: Vec::new(),
             plugin_config: serde_json::Map::new(),
             setup: Vec::new(),
+            responder: None,
             state: StateManager::default(),
             config: Config::default(),
             directories: Vec::new(),
@@ -154,6 +157,16 @@ impl<R: Runtime, N> Builder<R, N> {
     /// Adds a plugin. What is wrong with it is told when the daemon is built.
     pub fn plugin<C: serde::de::DeserializeOwned + 'static>(mut self, plugin: TauriPlugin<R, C>) -> Self {
         self.plugins.push(plugin.assemble());
+        self
+    }
+
+    /// Shows each reply of a hosted command to `responder` before it goes out; see [`InvokeResponder`]. The last one that is
+    /// given holds.
+    pub fn invoke_responder(
+        mut self,
+        responder: impl Fn(&AppHandle<R>, Replied<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.responder = Some(Arc::new(responder));
         self
     }
 
@@ -250,7 +263,7 @@ impl<N> Builder<Wry, N> {
             commands,
             policy: Arc::new(compiled.snapshot),
             source: Arc::new(source),
-            app: AppHandle::new(self.state, package, self.instance),
+            app: AppHandle::new(self.state, package, self.instance, self.responder),
             setup: hooks(all, self.setup, &self.config, self.plugin_config),
             config: self.config,
         };

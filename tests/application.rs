@@ -146,6 +146,38 @@ fn state_that_is_missing_ends_the_call_and_nothing_else() -> Result<(), Box<dyn 
     Ok(())
 }
 
+#[tauri::command(inline)]
+fn inline_error() -> Result<(), u8> {
+    Err(7)
+}
+
+#[test]
+fn an_observer_sees_each_reply_and_can_not_harm_it() -> Result<(), Box<dyn Error>> {
+    let world = World::new();
+    let builder = world.builder(r#"["allow-inline-error", "allow-history", "allow-panics"]"#);
+    let daemon = builder
+        .invoke_handler(tauri::generate_handler![inline_error, history, panics])
+        .invoke_responder(|app, replied| {
+            let result = if replied.outcome.is_ok() { "result" } else { "error" };
+            app.state::<Log>().add(format!("{} {} {result}", replied.command, replied.callback.0));
+            assert_ne!(replied.command, "panics", "an observer that panics");
+        })
+        .serve(world.listener())?;
+    let client = world.client();
+    for _ in 0..2 {
+        assert!(client.invoke::<()>("inline_error", &json!({})).is_err());
+        assert!(client.invoke::<()>("panics", &json!({})).is_err());
+    }
+    let seen: Vec<String> = client.invoke("history", &json!({}))?;
+    let names: Vec<_> = seen.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect();
+    assert_eq!(names, ["inline_error", "panics", "inline_error", "panics"]);
+    let ids: std::collections::BTreeSet<_> = seen.iter().map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(ids.len(), 4, "each call has an id of its own: {seen:?}");
+    assert!(seen.iter().all(|line| line.ends_with(" error")), "{seen:?}");
+    daemon.shutdown()?;
+    Ok(())
+}
+
 #[track_caller]
 fn refused(builder: tauri::Builder, world: &World, expected: &str) {
     let error = builder.serve(world.listener()).expect_err("it is refused").to_string();

@@ -55,18 +55,15 @@ impl Argument {
 
 /// The types that `invoked::ipc` injects. A macro sees only names: a type of the user's with one of these is still
 /// read from the call, but `describe` doesn't tell of it.
-const INJECTED: [&str; 16] = [
+const INJECTED: [&str; 13] = [
     "AppHandle",
     "CancellationToken",
-    "Channel",
-    "ChannelReader",
     "CommandScope",
     "Deadline",
     "GlobalScope",
     "InvokeMessage",
     "Origin",
     "Peer",
-    "Raw",
     "Request",
     "State",
     "Webview",

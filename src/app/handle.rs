@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::path::PathResolver;
 use crate::authority::Instance;
-use crate::ipc::{Runtime, StateManager, Wry};
+use crate::ipc::{InvokeResponder, Runtime, StateManager, Wry};
 
 /// What is told of the application; the program's own crate where it uses [`generate_context!`](crate::generate_context),
 /// else what its builder says.
@@ -32,8 +32,16 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) state: StateManager,
     pub(crate) package: PackageInfo,
     pub(crate) paths: PathResolver<R>,
+    /// Who watches replies.
+    responder: Option<Arc<InvokeResponder<R>>>,
     /// Set when the daemon runs.
     stop: OnceLock<Stop>,
+}
+
+impl<R: Runtime> Shared<R> {
+    pub(crate) fn responder(&self) -> Option<&Arc<InvokeResponder<R>>> {
+        self.responder.as_ref()
+    }
 }
 
 /// A handle of the application; cheap to clone, usable from any thread.
@@ -57,9 +65,14 @@ impl<R: Runtime> fmt::Debug for AppHandle<R> {
 }
 
 impl<R: Runtime> AppHandle<R> {
-    pub(crate) fn new(state: StateManager, package: PackageInfo, instance: Instance) -> Self {
+    pub(crate) fn new(
+        state: StateManager,
+        package: PackageInfo,
+        instance: Instance,
+        responder: Option<Arc<InvokeResponder<R>>>,
+    ) -> Self {
         let paths = PathResolver::new(&package.name, instance);
-        AppHandle { shared: Arc::new(Shared { state, package, paths, stop: OnceLock::new() }) }
+        AppHandle { shared: Arc::new(Shared { state, package, paths, responder, stop: OnceLock::new() }) }
     }
 
     /// Lets open calls end, then stops the daemon. Returns at once, without effect before the daemon runs.

@@ -325,7 +325,7 @@ impl Broker {
             }
         };
         let Some(call) = self.calls.find_mut(id) else { return };
-        let Some((peer, _)) = call.caller else { return };
+        let Some((peer, stream)) = call.caller else { return };
         let Some(state) = self.peers.get(&peer) else { return };
         let place = place(&admitted.command, message.len());
         // What outlives this wake-up must not keep the loop's read buffer for a few bytes.
@@ -355,6 +355,7 @@ impl Broker {
             peer: Arc::clone(&state.peer),
             grant: admitted.grant,
             deadline: admitted.deadline,
+            stream,
         };
         self.outputs.push_back(Output::Run(Run { call: id, place, command: admitted.command, wire }));
     }

@@ -43,8 +43,9 @@ impl<'a, R: Runtime> CommandItem<'a, R> {
 /// What may stand as an argument of a command: everything that is `Deserialize`, taken from the call's JSON object by its
 /// key, and the types that the call itself gives.
 ///
-/// The latter are [`State`], [`Request`], [`AppHandle`], [`Peer`] and `&Peer`, [`Origin`], [`CancellationToken`] and
-/// `&`[`InvokeMessage`].
+/// The latter are [`State`], [`Request`], [`Raw`](super::Raw), [`CommandScope`](super::CommandScope),
+/// [`GlobalScope`](super::GlobalScope), [`AppHandle`], [`Peer`] and `&Peer`, [`Origin`], [`Deadline`](super::Deadline),
+/// [`CancellationToken`] and `&`[`InvokeMessage`].
 ///
 /// ```
 /// use invoked::Runtime;
@@ -110,7 +111,7 @@ fn wrong<'de, T: Deserialize<'de>, R: Runtime>(
 }
 
 /// Says that an argument is missing, and whether a near twin was sent.
-fn missing<R: Runtime>(item: &CommandItem<'_, R>) -> String {
+pub(super) fn missing<R: Runtime>(item: &CommandItem<'_, R>) -> String {
     let flat = |key: &str| key.replace(['_', '-'], "").to_lowercase();
     let twin = item
         .message

@@ -12,31 +12,17 @@ use invoked_proto::registry::ErrorCode;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::body::InvokeBody;
 use super::cancellation::CancellationToken;
 use super::error::Fault;
+use super::given::CallbackFn;
+use super::headers::Headers;
 use super::peer::{Origin, Peer};
 use super::resolver::InvokeResolver;
 use super::runtime::{Runtime, Wry};
 use super::state::StateManager;
 use crate::app::AppHandle;
 use crate::authority::Grant;
-
-/// Headers of a call, in the order of the wire.
-#[derive(Debug, Clone, Default)]
-pub struct Headers(pub(crate) Vec<HeaderField>);
-
-impl Headers {
-    /// The first value under `key` (lower case).
-    #[must_use]
-    pub fn find(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
-    }
-
-    /// All headers.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
-    }
-}
 
 /// What the broker knows of a call that is about to run.
 #[derive(Debug, Clone)]
@@ -47,6 +33,8 @@ pub(crate) struct WireCall {
     pub(crate) peer: Arc<Peer>,
     pub(crate) grant: Arc<Grant>,
     pub(crate) deadline: Option<Instant>,
+    /// The call's stream on its connection.
+    pub(crate) stream: u64,
 }
 
 /// A call: who calls what, with which body, under which grant, until when.
@@ -62,6 +50,8 @@ pub(super) struct Received {
     call: WireCall,
     origin: Origin,
     headers: Headers,
+    /// Made when it is asked for.
+    payload: OnceLock<InvokeBody>,
     /// Made when it is asked for: a handler that runs in place can not be cancelled.
     cancellation: OnceLock<CancellationToken>,
     arguments: OnceLock<Result<Arguments, Fault>>,
@@ -92,9 +82,10 @@ impl InvokeMessage {
 
     /// The same call once more, without a copy of its bytes.
     pub(super) fn share(&self) -> Self {
-        let mut call = self.received.call.clone();
-        call.headers.clone_from(&self.received.headers.0);
-        InvokeMessage::new(call, &self.app, Some(self.cancellation().clone()))
+        let mut shared =
+            InvokeMessage::new(self.received.call.clone(), &self.app, Some(self.cancellation().clone()));
+        shared.received.headers = self.received.headers.clone();
+        shared
     }
 }
 
@@ -118,16 +109,22 @@ impl<R: Runtime> InvokeMessage<R> {
         self.received.body()
     }
 
-    /// Tauri's name of [`body`](Self::body).
+    /// The body, in the form that Tauri's commands get it in.
     #[must_use]
-    pub fn payload(&self) -> &Body {
-        self.body()
+    pub fn payload(&self) -> &InvokeBody {
+        self.received.payload()
     }
 
     /// Takes the body out.
     #[must_use]
     pub fn into_body(self) -> Body {
         self.received.call.message.body
+    }
+
+    /// Which of its caller's calls it is.
+    #[must_use]
+    pub fn callback(&self) -> CallbackFn {
+        CallbackFn(self.received.call.stream)
     }
 
     /// The raw attachments.
@@ -217,14 +214,18 @@ impl<R: Runtime> InvokeMessage<R> {
 
 impl Received {
     fn new(mut call: WireCall, cancellation: Option<CancellationToken>) -> Self {
-        let headers = Headers(std::mem::take(&mut call.headers));
+        let headers = Headers::from(std::mem::take(&mut call.headers));
         let cancellation = cancellation.map(OnceLock::from).unwrap_or_default();
         let origin = Origin::Local(Arc::clone(&call.peer));
-        Received { call, origin, headers, cancellation, arguments: OnceLock::new() }
+        Received { call, origin, headers, payload: OnceLock::new(), cancellation, arguments: OnceLock::new() }
     }
 
     fn body(&self) -> &Body {
         &self.call.message.body
+    }
+
+    fn payload(&self) -> &InvokeBody {
+        self.payload.get_or_init(|| self.body().clone().into())
     }
 
     fn argument(&self, key: &str) -> Result<Option<&str>, Fault> {
@@ -355,8 +356,8 @@ impl<'a> Request<'a> {
 
     /// The body.
     #[must_use]
-    pub fn body(&self) -> &'a Body {
-        self.received.body()
+    pub fn body(&self) -> &'a InvokeBody {
+        self.received.payload()
     }
 
     /// The headers.

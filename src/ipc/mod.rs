@@ -4,10 +4,13 @@
 //! the daemon's other layers know it.
 
 mod argument;
+mod body;
 mod cancellation;
 mod command;
 mod error;
+mod given;
 mod handler;
+mod headers;
 mod invoke;
 mod peer;
 #[doc(hidden)]
@@ -15,21 +18,28 @@ pub mod reply;
 mod resolver;
 mod response;
 mod runtime;
+mod scope;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use argument::{CommandArg, CommandItem};
+pub use body::{InvokeBody, InvokeResponseBody, Json, SerializeOptions};
 pub use cancellation::CancellationToken;
 pub use command::{Argument, Command, Execution, OutcomeFuture};
 pub use error::{ApplicationError, CallError, Fault, InvokeError};
+pub use given::{CallbackFn, Deadline, Raw};
 pub use handler::InvokeHandler;
+pub use headers::{HeaderValue, Headers, ToStrError};
 pub(crate) use invoke::WireCall;
-pub use invoke::{Headers, Invoke, InvokeMessage, Request};
-pub use invoked_proto::body::Body as InvokeBody;
+pub use invoke::{Invoke, InvokeMessage, Request};
+pub use invoked_proto::body::Body;
 pub use peer::{Origin, Peer, PeerId};
-pub use resolver::InvokeResolver;
 pub(crate) use resolver::ReplySink;
-pub use response::{InvokeResponse, IpcResponse, Outcome, Response};
+pub use resolver::{InvokeResolver, InvokeResponder, OwnedInvokeResponder, Replied};
+pub use response::{InvokeResponse, IpcResponse, Outcome, Response, ResponseBuffer};
 pub use runtime::{Runtime, Wry};
+pub use scope::{CommandScope, GlobalScope, ScopeValue};
 pub use state::{State, StateManager};
+
+pub use crate::authority::{ScopeObject, ScopeObjectMatch};

@@ -42,6 +42,13 @@ pub struct Peer {
 pub enum Origin {
     /// A process of this machine.
     Local(Arc<Peer>),
+    /// Somebody on another machine, for whom a bridge on this one vouches. No call comes by a bridge yet.
+    Remote {
+        /// Which bridge, and so who says what the account is.
+        realm: String,
+        /// The caller's name there.
+        account: String,
+    },
 }
 
 impl Origin {
@@ -50,6 +57,7 @@ impl Origin {
     pub fn local(&self) -> Option<&Peer> {
         match self {
             Origin::Local(peer) => Some(peer),
+            Origin::Remote { .. } => None,
         }
     }
 }

@@ -7,9 +7,12 @@ use invoked_proto::registry::ErrorCode;
 
 use super::cancellation::CancellationToken;
 use super::error::{CallError, Fault, InvokeError};
+use super::given::CallbackFn;
 use super::handler::Returned;
+use super::peer::Peer;
 use super::response::{IpcResponse, Outcome};
 use super::runtime::{Runtime, Wry};
+use crate::app::AppHandle;
 
 /// Answers one call, once. It is not cloneable and consumed by use; dropping it unused, also by a panic, answers
 /// `internal`.
@@ -23,7 +26,7 @@ pub struct InvokeResolver<R: Runtime = Wry> {
 }
 
 /// Where an answer goes.
-pub(crate) struct ReplySink(Box<dyn FnOnce(Outcome) + Send>);
+pub(crate) struct ReplySink(Box<OwnedInvokeResponder>);
 
 impl std::fmt::Debug for ReplySink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -121,3 +124,33 @@ impl<R: Runtime> Drop for InvokeResolver<R> {
         }
     }
 }
+
+/// A reply of a command to its call, as an [`InvokeResponder`] sees it.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Replied<'a> {
+    /// The command's canonical name.
+    pub command: &'a str,
+    /// Who called.
+    pub peer: &'a Peer,
+    /// Which of the caller's calls.
+    pub callback: CallbackFn,
+    /// The reply.
+    pub outcome: &'a Outcome,
+}
+
+impl<'a> Replied<'a> {
+    pub(crate) fn new(command: &'a str, peer: &'a Peer, callback: CallbackFn, outcome: &'a Outcome) -> Self {
+        Replied { command, peer, callback, outcome }
+    }
+}
+
+/// Watches the replies of all hosted commands, for metrics and traces; see
+/// [`Builder::invoke_responder`](crate::Builder::invoke_responder).
+///
+/// It runs where the command ran, before the reply goes out, and must not block: that of an inline command holds the
+/// loop. It sees replies only; a call that ends without one (cancelled, past its deadline) it may see or not.
+pub type InvokeResponder<R = Wry> = dyn Fn(&AppHandle<R>, Replied<'_>) + Send + Sync;
+
+/// Writes the reply of one call, once. It must not block.
+pub type OwnedInvokeResponder = dyn FnOnce(Outcome) + Send;

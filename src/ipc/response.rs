@@ -1,21 +1,25 @@
 //! What a command gives back.
 
 use std::any::Any;
+use std::fs::File;
+use std::io::Read;
+use std::ops::{Deref, DerefMut};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use invoked_proto::Text;
 use invoked_proto::body::{Body, Message};
 use invoked_proto::metadata::HeaderField;
-use invoked_proto::registry::ErrorCode;
+use invoked_proto::registry::{ErrorCode, limits};
 use serde::Serialize;
 
-use super::error::{CallError, Fault};
+use super::body::InvokeResponseBody;
+use super::error::{CallError, Fault, InvokeError};
 
 /// How a call ends at its handler.
 pub type Outcome = Result<Response, CallError>;
 
-/// Tauri's name of [`Outcome`].
-pub type InvokeResponse = Outcome;
+/// How a call ends, in Tauri's form: without headers and attachments.
+pub type InvokeResponse = Result<InvokeResponseBody, InvokeError>;
 
 /// A reply: a body, raw attachments, headers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,10 +29,41 @@ pub struct Response {
 }
 
 impl Response {
-    /// A raw reply. The bytes are not copied.
+    /// A reply with this body: bytes (`Vec<u8>`, `Bytes`, a static slice) go raw and are not copied; a `String` is JSON
+    /// text, as in Tauri, and is not checked.
     #[must_use]
-    pub fn new(bytes: impl Into<Bytes>) -> Self {
-        Body::Raw(bytes.into()).into()
+    pub fn new(body: impl Into<Response>) -> Self {
+        body.into()
+    }
+
+    /// A raw reply with what is left to read of a file.
+    ///
+    /// # Errors
+    /// `too_large` if that is more than a message may have, `internal` if it can't be read.
+    pub fn from_file(file: &File) -> Result<Self, Fault> {
+        let failed =
+            |error: std::io::Error| Fault::new(ErrorCode::Internal, format!("reading the file: {error}"));
+        let max = limits::MAX_MESSAGE as u64;
+        let mut bytes = Vec::new();
+        // One more than allowed tells a file that is too large from one that is not.
+        file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > max {
+            let text = format!("the file has more than the {max} bytes that one reply may have");
+            return Err(Fault::new(ErrorCode::TooLarge, text));
+        }
+        Ok(bytes.into())
+    }
+
+    /// A raw reply of `len` zeros, to be written in place.
+    ///
+    /// ```
+    /// let mut buffer = invoked::ipc::Response::alloc(4);
+    /// buffer[1] = 7;
+    /// let response: invoked::ipc::Response = buffer.into();
+    /// ```
+    #[must_use]
+    pub fn alloc(len: usize) -> ResponseBuffer {
+        ResponseBuffer(BytesMut::zeroed(len))
     }
 
     /// A reply with `value` as JSON.
@@ -58,14 +93,80 @@ impl Response {
 
     /// The body.
     #[must_use]
-    pub fn body(&self) -> &Body {
+    pub fn as_body(&self) -> &Body {
         &self.message.body
+    }
+
+    /// The raw attachments.
+    #[must_use]
+    pub fn attachments(&self) -> &[Bytes] {
+        &self.message.attachments
     }
 }
 
 impl From<Body> for Response {
     fn from(body: Body) -> Self {
         Response { headers: Vec::new(), message: body.into() }
+    }
+}
+
+impl From<Vec<u8>> for Response {
+    fn from(bytes: Vec<u8>) -> Self {
+        Body::Raw(bytes.into()).into()
+    }
+}
+
+impl From<Bytes> for Response {
+    fn from(bytes: Bytes) -> Self {
+        Body::Raw(bytes).into()
+    }
+}
+
+impl From<&'static [u8]> for Response {
+    fn from(bytes: &'static [u8]) -> Self {
+        Body::Raw(bytes.into()).into()
+    }
+}
+
+impl<const N: usize> From<&'static [u8; N]> for Response {
+    fn from(bytes: &'static [u8; N]) -> Self {
+        bytes.as_slice().into()
+    }
+}
+
+impl From<String> for Response {
+    fn from(json: String) -> Self {
+        Body::Json(json.into()).into()
+    }
+}
+
+impl From<InvokeResponseBody> for Response {
+    fn from(body: InvokeResponseBody) -> Self {
+        Body::from(body).into()
+    }
+}
+
+impl From<ResponseBuffer> for Response {
+    fn from(ResponseBuffer(bytes): ResponseBuffer) -> Self {
+        Body::Raw(bytes.freeze()).into()
+    }
+}
+
+/// The body of a raw reply while it is written.
+#[derive(Debug)]
+pub struct ResponseBuffer(BytesMut);
+
+impl Deref for ResponseBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for ResponseBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
     }
 }
 
@@ -78,34 +179,71 @@ impl From<Body> for Response {
     label = "the command returns a `{Self}`",
     note = "derive `serde::Serialize` for it, or return an `invoked::ipc::Response`"
 )]
-pub trait IpcResponse {
-    /// The reply.
+pub trait IpcResponse: Sized {
+    /// The body of the reply.
+    ///
+    /// # Errors
+    /// What keeps the value from being written.
+    fn body(self) -> crate::Result<InvokeResponseBody>;
+
+    /// The whole reply, which has headers and attachments too where the type says so.
     ///
     /// # Errors
     /// `internal` if the value can not be written.
-    fn into_response(self) -> Result<Response, Fault>;
+    fn into_response(self) -> Result<Response, Fault> {
+        match self.body() {
+            Ok(body) => Ok(body.into()),
+            Err(crate::Error::Fault(fault)) => Err(fault),
+            Err(error) => Err(Fault::new(ErrorCode::Internal, error.to_string())),
+        }
+    }
 }
 
 impl IpcResponse for Response {
+    /// The body; headers and attachments are left out.
+    fn body(self) -> crate::Result<InvokeResponseBody> {
+        Ok(self.message.body.into())
+    }
+
     fn into_response(self) -> Result<Response, Fault> {
+        Ok(self)
+    }
+}
+
+impl IpcResponse for ResponseBuffer {
+    fn body(self) -> crate::Result<InvokeResponseBody> {
+        Ok(InvokeResponseBody::Raw(self.0.into()))
+    }
+
+    fn into_response(self) -> Result<Response, Fault> {
+        Ok(self.into())
+    }
+}
+
+impl IpcResponse for InvokeResponseBody {
+    fn body(self) -> crate::Result<InvokeResponseBody> {
         Ok(self)
     }
 }
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + 'static> IpcResponse for T {
+    fn body(self) -> crate::Result<InvokeResponseBody> {
+        Ok(self.into_response()?.message.body.into())
+    }
+
     fn into_response(self) -> Result<Response, Fault> {
         // These types are Serialize too, and would become arrays of numbers; the compiler resolves the tests.
         let mut value = Some(self);
         let any: &mut dyn Any = &mut value;
         if let Some(bytes) = any.downcast_mut::<Option<Vec<u8>>>().and_then(Option::take) {
-            return Ok(Response::new(bytes));
+            return Ok(bytes.into());
         }
         if let Some(bytes) = any.downcast_mut::<Option<Bytes>>().and_then(Option::take) {
-            return Ok(Response::new(bytes));
+            return Ok(bytes.into());
         }
         if let Some(bytes) = any.downcast_mut::<Option<&'static [u8]>>().and_then(Option::take) {
-            return Ok(Response::new(bytes));
+            return Ok(bytes.into());
         }
         Response::json(&value)
     }

@@ -3,6 +3,7 @@
 //! How and where they run, and what a panic answers, is the runner's and not tested here.
 
 mod handlers;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    Argument, CallError, CancellationToken, Command, Execution, Fault, InvokeError, InvokeMessage,
-    IpcResponse, Origin, Outcome, Peer, PeerId, Request, Response, State, StateManager, WireCall,
+    Argument, CallError, CancellationToken, Command, Execution, Fault, InvokeBody, InvokeError,
+    InvokeMessage, InvokeResponseBody, IpcResponse, Origin, Outcome, Peer, PeerId, Request, Response, State,
+    StateManager, WireCall,
 };
 use crate::app::{AppHandle, PackageInfo};
 use crate::authority::load::PasswdFiles;
@@ -47,8 +49,9 @@ fn message(body: Body) -> InvokeMessage {
         peer: Arc::new(peer),
         grant: grant(),
         deadline: None,
+        stream: 3,
     };
-    let app = AppHandle::new(state, PackageInfo::default(), Instance::User);
+    let app = AppHandle::new(state, PackageInfo::default(), Instance::User, None);
     InvokeMessage::new(call, &app, None)
 }
 
@@ -119,7 +122,7 @@ fn run(command: &Command, body: Body) -> Outcome {
 #[track_caller]
 fn replies(command: &Command, body: Body, expected: Body) {
     let response = run(command, body).unwrap_or_else(|error| panic!("{} fails: {error:?}", command.name()));
-    assert_eq!(response.body(), &expected);
+    assert_eq!(response.as_body(), &expected);
 }
 
 #[track_caller]
@@ -273,7 +276,7 @@ fn unmanaged(_state: State<'_, Vec<u64>>) {}
 #[command]
 fn raw_length(request: Request<'_>) -> Result<usize, String> {
     match request.body() {
-        Body::Raw(bytes) => Ok(bytes.len() + request.attachments().len()),
+        InvokeBody::Raw(bytes) => Ok(bytes.len() + request.attachments().len()),
         _ => Err("not raw".to_owned()),
     }
 }
@@ -328,8 +331,8 @@ impl From<Custom> for InvokeError {
 struct Lines(Vec<&'static str>);
 
 impl IpcResponse for Lines {
-    fn into_response(self) -> Result<Response, Fault> {
-        Ok(Response::new(self.0.join("\n").into_bytes()))
+    fn body(self) -> crate::Result<InvokeResponseBody> {
+        Ok(InvokeResponseBody::Raw(self.0.join("\n").into_bytes()))
     }
 }
 
@@ -443,10 +446,10 @@ fn values_travel_as_json_and_bytes_raw() {
 #[test]
 fn the_trait_sends_the_same_bytes_raw() {
     let raw = |bytes: &'static [u8]| Body::Raw(Bytes::from_static(bytes));
-    assert_eq!(vec![1_u8].into_response().unwrap().body(), &raw(&[1]));
-    assert_eq!(Bytes::from_static(b"b").into_response().unwrap().body(), &raw(b"b"));
-    assert_eq!(IpcResponse::into_response(&b"s"[..]).unwrap().body(), &raw(b"s"));
-    assert_eq!(vec![1_u16].into_response().unwrap().body(), &json("[1]"));
+    assert_eq!(vec![1_u8].into_response().unwrap().as_body(), &raw(&[1]));
+    assert_eq!(Bytes::from_static(b"b").into_response().unwrap().as_body(), &raw(b"b"));
+    assert_eq!(IpcResponse::into_response(&b"s"[..]).unwrap().as_body(), &raw(b"s"));
+    assert_eq!(vec![1_u16].into_response().unwrap().as_body(), &json("[1]"));
 }
 
 #[test]

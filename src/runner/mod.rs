@@ -21,8 +21,8 @@ use crate::app::AppHandle;
 use crate::broker::{CallId, Place, Run};
 use crate::commands::RegisteredCommand;
 use crate::ipc::{
-    CallError, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver, Outcome,
-    OutcomeFuture, ReplySink,
+    CallError, CallbackFn, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver,
+    Outcome, OutcomeFuture, Replied, ReplySink, WireCall,
 };
 use backlog::{Backlog, BacklogPlace};
 use future::Guarded;
@@ -37,6 +37,9 @@ const INLINE_PATIENCE: Duration = Duration::from_millis(5);
 /// Handlers that are running elsewhere, at most; each holds a place in the queue of completions, so that ending never
 /// waits and never fails.
 const RUNNING_MAX: usize = 16 * 1024;
+
+/// Shows the reply of one call to whoever watches replies.
+type Observe = Box<dyn FnOnce(&Outcome) + Send>;
 
 /// The end of a handler.
 #[derive(Debug)]
@@ -88,9 +91,15 @@ impl Runner {
     pub(crate) fn run(&self, run: Run) -> Option<Outcome> {
         let Run { call, place, command, wire } = run;
         if let (Place::Inline, Execution::Inline(handler)) = (place, command.execution()) {
+            let observer = self.observer(&wire);
             let message = InvokeMessage::new(wire, &self.app, None);
-            return Some(watched(&command, || handler(&message)));
+            let outcome = watched(&command, || handler(&message));
+            if let Some(observe) = observer {
+                observe(&outcome);
+            }
+            return Some(outcome);
         }
+        let observer = self.observer(&wire);
         let token = CancellationToken::default();
         let message = InvokeMessage::new(wire, &self.app, Some(token.clone()));
         let Ok(permit) = self.completions.clone().try_reserve_owned() else {
@@ -102,6 +111,9 @@ impl Runner {
             _ => None,
         };
         let sink = ReplySink::new(move |outcome| {
+            if let Some(observe) = observer {
+                observe(&outcome);
+            }
             let place = backlog.and_then(|backlog| backlog.enter(&outcome));
             permit.send(Completion { call, outcome, place });
         });
@@ -148,6 +160,19 @@ impl Runner {
         drop(refused?);
         self.running.borrow_mut().remove(&call);
         Some(busy("the pool of blocking handlers is full"))
+    }
+
+    /// What shows the reply of a call to whoever watches replies; `None` if nobody does.
+    fn observer(&self, wire: &WireCall) -> Option<Observe> {
+        let responder = Arc::clone(self.app.shared().responder()?);
+        let (app, command, peer) = (self.app.clone(), wire.command.detach(), Arc::clone(&wire.peer));
+        let callback = CallbackFn(wire.stream);
+        Some(Box::new(move |outcome| {
+            let replied = Replied::new(&command, &peer, callback, outcome);
+            if catch_unwind(AssertUnwindSafe(|| responder(&app, replied))).is_err() {
+                tracing::error!(command = command.as_str(), "the observer of replies panicked");
+            }
+        }))
     }
 
     /// Tells a handler that nobody waits for it any more.

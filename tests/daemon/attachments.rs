@@ -34,7 +34,7 @@ fn commands() -> Vec<Command> {
             Err((0..17).fold(InvokeError::json("many"), |error, _| error.attach("x")).into())
         }),
         Command::blocking("too_large", |_| {
-            Ok((0..5).fold(Response::new("x"), |response, _| response.attach(vec![0; MAX_MESSAGE / 4])))
+            Ok((0..5).fold(Response::new(b"x"), |response, _| response.attach(vec![0; MAX_MESSAGE / 4])))
         }),
     ]
 }

@@ -145,7 +145,7 @@ fn code(outcome: Outcome) -> (ErrorCode, String) {
 #[test]
 fn a_call_goes_to_the_first_function_that_takes_it() {
     let response = answer(&functions(), Body::Raw(Bytes::from_static(b"12345"))).unwrap();
-    assert_eq!(response.body(), &json("5"));
+    assert_eq!(response.as_body(), &json("5"));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_function_may_keep_the_means_to_answer() {
         let resolver = kept.recv().unwrap();
         if use_it {
             resolver.resolve("late");
-            assert_eq!(answers.recv().unwrap().unwrap().body(), &json(r#""late""#));
+            assert_eq!(answers.recv().unwrap().unwrap().as_body(), &json(r#""late""#));
         } else {
             drop(resolver);
             assert_eq!(code(answers.recv().unwrap()).0, ErrorCode::Internal);

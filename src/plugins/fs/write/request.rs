@@ -109,7 +109,8 @@ fn missing_contents() -> Fault {
 
 /// The one header of this key. Of two, two readers could take different ones.
 fn header<'a>(message: &'a InvokeMessage, key: &str) -> Result<Option<&'a str>, Fault> {
-    let mut found = message.headers().iter().filter(|(name, _)| *name == key).map(|(_, value)| value);
+    let mut found =
+        message.headers().iter().filter(|(name, _)| *name == key).map(|(_, value)| value.as_str());
     match (found.next(), found.next()) {
         (value, None) => Ok(value),
         (_, Some(_)) => Err(invalid(format!("the header `{key}` is there twice"))),
