@@ -10,8 +10,8 @@ use invoked_transport::Listener;
 use invoked_transport::{Access, Address, Group};
 
 use crate::app::{App, AppHandle, PackageInfo};
-use crate::authority::load::PolicyDirectory;
-use crate::authority::{DevOptions, Instance, PolicyError, ScopeVariable};
+use crate::authority::load::{DirectoryContents, PolicyDirectory};
+use crate::authority::{DevOptions, Instance, PolicyError, ScopeVariable, TauriFiles};
 use crate::commands::CommandTable;
 use crate::config::Config;
 #[cfg(feature = "cli")]
@@ -56,6 +56,7 @@ pub struct Builder<R: Runtime = Wry, N = Unnamed> {
     pub(crate) directories: Vec<PolicyDirectory>,
     pub(crate) dev: Option<PathBuf>,
     pub(crate) instance: Instance,
+    pub(crate) tauri: TauriFiles,
     pub(crate) named: PhantomData<N>,
 }
 
@@ -101,6 +102,7 @@ impl<R: Runtime> Builder<R> {
             directories: self.directories,
             dev: self.dev,
             instance: self.instance,
+            tauri: self.tauri,
             named: PhantomData,
         }
     }
@@ -121,6 +123,7 @@ impl<R: Runtime, N> Builder<R, N> {
             directories: Vec::new(),
             dev: None,
             instance: Instance::User,
+            tauri: TauriFiles::Strict,
             named: PhantomData,
         }
     }
@@ -189,6 +192,26 @@ impl<R: Runtime, N> Builder<R, N> {
         self
     }
 
+    /// Reads permission files of `directory`, which must be there: `*.toml` and `*.json`, and in a directory within it those
+    /// of the plugin that it is called by. Several directories add up.
+    pub fn permissions(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directories.push(PolicyDirectory::required(directory).of(DirectoryContents::Permissions));
+        self
+    }
+
+    /// Reads interface files of `directory`, which must be there: the manifests, `*.json`, of plugins that providers serve.
+    /// Several directories add up.
+    pub fn interfaces(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directories.push(PolicyDirectory::required(directory).of(DirectoryContents::Interfaces));
+        self
+    }
+
+    /// Says how files written for Tauri are taken.
+    pub fn tauri_files(mut self, tauri: TauriFiles) -> Self {
+        self.tauri = tauri;
+        self
+    }
+
     /// Grants the daemon's own uid what is of use while developing: `fs:default` on `directory`, `bench:default`, and all
     /// the application's commands.
     pub fn dev(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -248,6 +271,7 @@ impl<N> Builder<Wry, N> {
         let source = PolicySource {
             own_uid: rustix::process::geteuid().as_raw(),
             instance: self.instance,
+            tauri: self.tauri,
             manifests: all.iter().map(|plugin| plugin.manifest().clone()).collect(),
             directories: self.directories,
             variables: variables(self.instance),

@@ -80,6 +80,15 @@ pub struct PolicyFiles {
     /// Directories of capability files; absent is `capabilities.d` beside the configuration file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<PathBuf>>,
+    /// Directories of permission files; absent is `permissions.d` there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Vec<PathBuf>>,
+    /// Directories of interface files; absent is `interfaces.d` there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interfaces: Option<Vec<PathBuf>>,
+    /// Whether permissions of plugins that aren't here, and windows that no named peer stands for, are warnings that grant
+    /// nothing rather than errors.
+    pub tauri_compat: bool,
     /// Whether files that change are read again by themselves. Needs the crate's feature `watch`, which the programs have;
     /// a daemon without it reads them when it is told to ([`DaemonHandle::reload`](crate::DaemonHandle::reload)).
     pub watch: bool,
@@ -87,7 +96,13 @@ pub struct PolicyFiles {
 
 impl Default for PolicyFiles {
     fn default() -> Self {
-        PolicyFiles { capabilities: None, watch: true }
+        PolicyFiles {
+            capabilities: None,
+            permissions: None,
+            interfaces: None,
+            tauri_compat: false,
+            watch: true,
+        }
     }
 }
 

@@ -238,6 +238,26 @@ impl<R: Runtime, C: DeserializeOwned> Builder<R, C> {
         self
     }
 
+    /// Adds a permission file as text, in Tauri's format, as `include_str!` gives it: TOML, or JSON if it begins with a
+    /// brace. Names in it are this plugin's own. What is wrong with it is told, by plugin, line and column, when a daemon
+    /// with this plugin is built.
+    ///
+    /// ```
+    /// let zone = invoked::ipc::Command::inline("zone", |_| Ok(invoked::ipc::Response::json("UTC")?));
+    /// let clock: invoked::plugin::TauriPlugin = invoked::plugin::Builder::new("clock")
+    ///     .invoke_handler(vec![zone])
+    ///     .permissions(r#"
+    ///         [default]
+    ///         description = "Everybody may know what time it is."
+    ///         permissions = ["allow-zone"]
+    ///     "#)
+    ///     .build();
+    /// ```
+    pub fn permissions(mut self, text: impl Into<String>) -> Self {
+        self.manifest = self.manifest.permission_text(text);
+        self
+    }
+
     /// Adds a set of permissions.
     pub fn set(mut self, set: PermissionSet) -> Self {
         self.manifest.sets.push(set);

@@ -1,13 +1,15 @@
-//! Reading capability files: the one part of the authority that performs I/O.
+//! Reading the files of a policy: the one part of the authority that performs I/O.
 //!
 //! Owns which files are read and whether they can be trusted: a file, each directory on the way to it, and each
 //! symbolic link's directory must belong to root or the daemon's uid and be writable by nobody else. (A directory with
-//! the sticky bit, `/tmp`, may be on the way, but may not be a capability directory.) Judges no content.
+//! the sticky bit, `/tmp`, may be on the way, but may not be a directory of policy files.) Judges no content.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use invoked_proto::name::PluginName;
 
 use super::document::Format;
 use super::policy::{CompiledPolicy, Policy};
@@ -18,14 +20,26 @@ mod users;
 
 pub use self::users::PasswdFiles;
 
-/// The largest capability file, in bytes.
+/// The largest file of a policy, in bytes.
 pub const MAX_FILE_LEN: u64 = 4 << 20;
 
-/// A directory of capability files.
+/// A directory of files of a policy.
 #[derive(Clone, Debug)]
 pub struct PolicyDirectory {
     path: PathBuf,
     presence: Presence,
+    contents: DirectoryContents,
+}
+
+/// What the files of a directory are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectoryContents {
+    /// Capability files, `*.toml` and `*.json`.
+    Capabilities,
+    /// Permission files, `*.toml` and `*.json`; those in a directory within it are of the plugin that it is called by.
+    Permissions,
+    /// Interface files, `*.json`.
+    Interfaces,
 }
 
 /// What it means when a directory is not there.
@@ -38,16 +52,30 @@ pub enum Presence {
 }
 
 impl PolicyDirectory {
-    /// A directory that somebody named.
+    /// A directory of capability files that somebody named.
     #[must_use]
     pub fn required(path: impl Into<PathBuf>) -> Self {
-        PolicyDirectory { path: path.into(), presence: Presence::Required }
+        let contents = DirectoryContents::Capabilities;
+        PolicyDirectory { path: path.into(), presence: Presence::Required, contents }
     }
 
-    /// The directory where files are looked for when nobody named one.
+    /// The directory where capability files are looked for when nobody named one.
     #[must_use]
     pub fn optional(path: impl Into<PathBuf>) -> Self {
-        PolicyDirectory { path: path.into(), presence: Presence::Optional }
+        PolicyDirectory { presence: Presence::Optional, ..Self::required(path) }
+    }
+
+    /// The same directory, of other files.
+    #[must_use]
+    pub fn of(mut self, contents: DirectoryContents) -> Self {
+        self.contents = contents;
+        self
+    }
+
+    /// What its files are.
+    #[must_use]
+    pub fn contents(&self) -> DirectoryContents {
+        self.contents
     }
 
     /// Where it is, or would be.
@@ -60,37 +88,48 @@ impl PolicyDirectory {
 /// The files of a policy as they were read, to be judged with manifests and whatever else belongs to it.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyFiles {
-    documents: Vec<(Source, Format)>,
+    files: Vec<(Source, Format, Belonging)>,
     warnings: Vec<PolicyError>,
 }
 
+/// What a file is, and whose.
+#[derive(Clone, Debug)]
+enum Belonging {
+    Capability,
+    /// The plugin that its directory is called by.
+    Permission(Option<PluginName>),
+    Interface,
+}
+
 impl PolicyFiles {
-    /// Reads the capability files of `directories`, in order of their names.
+    /// Reads the files of `directories`, in order of their names.
     ///
-    /// Files are those that end in `.toml` or `.json`; hidden files and editors' backups are skipped, anything else is
-    /// skipped with a warning. Blocks on the disk: not for the loop.
+    /// Hidden files and editors' backups are skipped, and what doesn't end as it must is skipped with a warning. Blocks on
+    /// the disk: not for the loop.
     ///
     /// # Errors
     /// Everything that is wrong with directories and files, nothing of what is wrong with their content.
     pub fn read(directories: &[PolicyDirectory], own_uid: u32) -> Result<Self, Vec<PolicyError>> {
-        let mut errors = Vec::new();
-        let mut warnings = Vec::new();
-        let mut files: Vec<(PathBuf, String, Format)> = Vec::new();
+        let mut listing = Listing { own_uid, found: Vec::new(), errors: Vec::new(), warnings: Vec::new() };
         for directory in directories {
-            for (path, format) in list(directory, own_uid, &mut errors, &mut warnings) {
-                match read(&path, own_uid) {
-                    Ok(text) => files.push((path, text, format)),
-                    Err(error) => errors.push(error),
-                }
+            listing.list(directory);
+        }
+        let Listing { found, mut errors, warnings, .. } = listing;
+        let mut read_files = Vec::with_capacity(found.len());
+        for file in found {
+            match read(&file.path, own_uid) {
+                Ok(text) => read_files.push((file, text)),
+                Err(error) => errors.push(error),
             }
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        let named = names(&files).into_iter().zip(files);
-        let documents =
-            named.map(|(name, (path, text, format))| (Source::new(name, Some(path), text), format));
-        Ok(PolicyFiles { documents: documents.collect(), warnings })
+        let names = names(read_files.iter().map(|(file, _)| &*file.path));
+        let named = names.into_iter().zip(read_files).map(|(name, (file, text))| {
+            (Source::new(name, Some(file.path), text), file.format, file.belonging)
+        });
+        Ok(PolicyFiles { files: named.collect(), warnings })
     }
 
     /// Adds the files to `policy` and compiles it. What they were skipped for is among the warnings.
@@ -98,8 +137,13 @@ impl PolicyFiles {
     /// # Errors
     /// Everything that is wrong with the content of files, or with the rest of the policy.
     pub fn compile(&self, mut policy: Policy<'_>) -> Result<CompiledPolicy, Vec<PolicyError>> {
-        for (source, format) in &self.documents {
-            policy = policy.document(source.clone(), *format);
+        for (source, format, belonging) in &self.files {
+            let source = source.clone();
+            policy = match belonging {
+                Belonging::Capability => policy.document(source, *format),
+                Belonging::Permission(plugin) => policy.permission_file(source, *format, plugin.clone()),
+                Belonging::Interface => policy.interface(source),
+            };
         }
         let mut compiled = policy.compile()?;
         compiled.warnings.splice(0..0, self.warnings.iter().cloned());
@@ -107,7 +151,7 @@ impl PolicyFiles {
     }
 }
 
-/// Reads the capability files of `directories`, adds them to `policy` and compiles it.
+/// Reads the files of `directories`, adds them to `policy` and compiles it.
 ///
 /// # Errors
 /// Everything that is wrong with directories and files; if nothing is, everything that is wrong with their content.
@@ -116,63 +160,94 @@ pub fn load(policy: Policy<'_>, directories: &[PolicyDirectory]) -> Result<Compi
 }
 
 /// How messages call each file: by its last part where that is enough, else by its path.
-fn names(files: &[(PathBuf, String, Format)]) -> Vec<String> {
+fn names<'p>(paths: impl Iterator<Item = &'p Path> + Clone) -> Vec<String> {
     let last = |path: &Path| path.file_name().unwrap_or(OsStr::new("")).to_os_string();
     let mut count: HashMap<_, usize> = HashMap::new();
-    for (path, ..) in files {
+    for path in paths.clone() {
         *count.entry(last(path)).or_default() += 1;
     }
     let name = |path: &Path| match count[&last(path)] {
         1 => last(path).to_string_lossy().into_owned(),
         _ => path.display().to_string(),
     };
-    files.iter().map(|(path, ..)| name(path)).collect()
+    paths.map(name).collect()
 }
 
-fn list(
-    directory: &PolicyDirectory,
+struct Found {
+    path: PathBuf,
+    format: Format,
+    belonging: Belonging,
+}
+
+/// What directories hold.
+struct Listing {
     own_uid: u32,
-    errors: &mut Vec<PolicyError>,
-    warnings: &mut Vec<PolicyError>,
-) -> Vec<(PathBuf, Format)> {
-    let path = &directory.path;
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && directory.presence == Presence::Optional => {
-            return Vec::new();
-        }
-        Err(error) => {
-            errors.push(unreadable(path, &error));
-            return Vec::new();
-        }
-        Ok(_) => {}
-    }
-    let entries = safety::check_directory(path, own_uid).and_then(|real| {
-        let entries = std::fs::read_dir(real).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-        entries.map_err(|error| unreadable(path, &error))
-    });
-    let mut files = Vec::new();
-    let mut entries = match entries {
-        Ok(entries) => entries,
-        Err(error) => {
-            errors.push(error);
-            return Vec::new();
-        }
-    };
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let name = entry.file_name();
-        let file = path.join(&name);
-        match Path::new(&name).extension().and_then(OsStr::to_str) {
-            _ if is_passed_over(&name) => {}
-            Some("toml") => files.push((file, Format::Toml)),
-            Some("json") => files.push((file, Format::Json)),
-            _ => warnings.push(PolicyError::unplaced(
-                file.display().to_string(),
-                "skipped: a capability file ends in .toml or .json",
-            )),
+    found: Vec<Found>,
+    errors: Vec<PolicyError>,
+    warnings: Vec<PolicyError>,
+}
+
+impl Listing {
+    fn list(&mut self, directory: &PolicyDirectory) {
+        let path = &directory.path;
+        let absent = |error: &io::Error| {
+            error.kind() == io::ErrorKind::NotFound && directory.presence == Presence::Optional
+        };
+        match std::fs::metadata(path) {
+            Err(error) if absent(&error) => {}
+            Err(error) => self.errors.push(unreadable(path, &error)),
+            Ok(_) => match directory.contents {
+                DirectoryContents::Capabilities => self.files(path, &Belonging::Capability),
+                DirectoryContents::Permissions => self.files(path, &Belonging::Permission(None)),
+                DirectoryContents::Interfaces => self.files(path, &Belonging::Interface),
+            },
         }
     }
-    files
+
+    /// The files of a directory that is there.
+    fn files(&mut self, path: &Path, belonging: &Belonging) {
+        let entries = safety::check_directory(path, self.own_uid).and_then(|real| {
+            let entries = std::fs::read_dir(real).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+            entries.map_err(|error| unreadable(path, &error))
+        });
+        let mut entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return self.errors.push(error),
+        };
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for name in entries.iter().map(std::fs::DirEntry::file_name).filter(|name| !is_passed_over(name)) {
+            let file = path.join(&name);
+            let extension = Path::new(&name).extension().and_then(OsStr::to_str);
+            let (format, what) = match (extension, belonging) {
+                (Some("json"), _) => (Some(Format::Json), ""),
+                (_, Belonging::Interface) => (None, "an interface file ends in .json"),
+                (Some("toml"), _) => (Some(Format::Toml), ""),
+                (_, Belonging::Permission(None)) if file.is_dir() => {
+                    self.files_of_plugin(&file, &name.to_string_lossy());
+                    continue;
+                }
+                (_, Belonging::Permission(_)) => (None, "a permission file ends in .toml or .json"),
+                (_, Belonging::Capability) => (None, "a capability file ends in .toml or .json"),
+            };
+            match format {
+                Some(format) => self.found.push(Found { path: file, format, belonging: belonging.clone() }),
+                None => self
+                    .warnings
+                    .push(PolicyError::unplaced(file.display().to_string(), format!("skipped: {what}"))),
+            }
+        }
+    }
+
+    /// The permission files of one plugin.
+    fn files_of_plugin(&mut self, path: &Path, name: &str) {
+        match PluginName::parse(name) {
+            Ok(plugin) => self.files(path, &Belonging::Permission(Some(plugin))),
+            Err(error) => {
+                let message = format!("a directory of permission files is called by their plugin: {error}");
+                self.errors.push(PolicyError::unplaced(path.display().to_string(), message));
+            }
+        }
+    }
 }
 
 /// Whether a file of this name is no file of a policy whatever it holds: hidden ones, and editors' backups.

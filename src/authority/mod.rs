@@ -15,6 +15,7 @@ mod explain;
 mod glob;
 mod grants;
 mod identifier;
+mod interface;
 mod json;
 mod kept;
 mod limits;
@@ -23,12 +24,16 @@ mod matcher;
 mod path;
 mod peer;
 mod permission;
+mod permission_file;
 mod policy;
 mod reader;
+mod register;
 mod registry;
 mod remote;
 mod resolve;
+mod schema;
 mod scope;
+mod shipped;
 mod snapshot;
 mod source;
 #[cfg(test)]
@@ -46,12 +51,13 @@ pub use self::path::PathScope;
 pub use self::peer::{NeededFacts, OVERFLOW_ID, PeerFacts, PeerState, ProcessFact, Remote, UserDirectory};
 pub use self::permission::{CommandInfo, Permission, PermissionSet, PluginManifest};
 pub use self::policy::{CompiledPolicy, Policy};
-pub use self::registry::Registry;
+pub use self::registry::{PermissionInfo, PermissionKind, Registry};
 pub use self::resolve::Instance;
+pub use self::schema::ScopeSchema;
 pub use self::scope::{
     CompiledScope, GlobScope, GrantScope, InputError, PrefixScope, ScopeContext, ScopeDefault, ScopeDenial,
     ScopeError, ScopeItem, ScopeKind, ScopeLists, ScopeObject, ScopeObjectMatch, ScopeRole, ScopeVariable,
     ScopeVerdict,
 };
-pub use self::snapshot::{Narrowed, PolicySnapshot};
+pub use self::snapshot::{Narrowed, PendingPermission, PolicySnapshot};
 pub use self::source::{Location, PolicyError, Position, Source};

@@ -7,7 +7,9 @@ use invoked_proto::name::PluginName;
 use serde_json::Value;
 
 use super::Platform;
+use super::document::Format;
 use super::scope::{ScopeDefault, ScopeKind};
+use super::source::Source;
 
 /// What a plugin, or the application itself, tells the authority about its commands.
 ///
@@ -25,6 +27,8 @@ pub struct PluginManifest {
     pub sets: Vec<PermissionSet>,
     /// Members of the set `default`, which exists when this is not empty.
     pub default: Vec<String>,
+    /// Permission files as text, in Tauri's format, TOML or JSON.
+    pub permission_texts: Vec<String>,
     /// What its scope values are.
     pub scope: ScopeKind,
     /// What its scoped commands may touch under a grant without a scope.
@@ -128,6 +132,14 @@ impl PluginManifest {
         self
     }
 
+    /// Adds a permission file as text, in Tauri's format: TOML, or JSON, which begins with a brace. It is read when a
+    /// policy is compiled, and what is wrong with it named there by plugin, line and column.
+    #[must_use]
+    pub fn permission_text(mut self, text: impl Into<String>) -> Self {
+        self.permission_texts.push(text.into());
+        self
+    }
+
     /// Says what scope values are, and what a grant without a scope may touch.
     #[must_use]
     pub fn scope(mut self, kind: ScopeKind, default: ScopeDefault) -> Self {
@@ -138,6 +150,16 @@ impl PluginManifest {
 
     pub(crate) fn plugin(&self) -> Option<&str> {
         self.name.as_ref().map(PluginName::as_str)
+    }
+
+    /// The permission texts, called by the plugin in messages.
+    pub(crate) fn permission_sources(&self) -> impl Iterator<Item = (Source, Format)> + '_ {
+        let several = self.permission_texts.len() > 1;
+        self.permission_texts.iter().enumerate().map(move |(i, text)| {
+            let number = if several { format!(" {}", i + 1) } else { String::new() };
+            let format = if text.trim_start().starts_with('{') { Format::Json } else { Format::Toml };
+            (Source::new(format!("{}, permissions{number}", self.label()), None, text.as_str()), format)
+        })
     }
 
     /// What messages call it.

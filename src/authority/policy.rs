@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use invoked_proto::name::PluginName;
+
 use super::capability::{Capability, CapabilityReader, Platform, TauriFiles};
 use super::document::{Format, Node};
 use super::embedded::{DevOptions, dev_policy, operate_policy};
@@ -13,11 +15,14 @@ use super::limits::Ceilings;
 use super::matcher::{MatcherContext, NamedPeers, ProcessFacts};
 use super::peer::UserDirectory;
 use super::permission::PluginManifest;
+use super::register::{Circumstances, register};
 use super::registry::Registry;
-use super::resolve::{CapabilityRules, Instance, Resolver, RuleOrigin};
+use super::resolve::{Instance, Resolver, RuleOrigin};
 use super::scope::{ScopeContext, ScopeVariable, is_plain};
-use super::snapshot::PolicySnapshot;
+use super::shipped::ShippedPlugin;
+use super::snapshot::{PolicySnapshot, Remarks};
 use super::source::{Findings, PolicyError, Source};
+use super::{interface, permission_file};
 
 /// What a policy is made of: manifests, files, the daemon's own circumstances.
 ///
@@ -55,6 +60,8 @@ pub struct Policy<'a> {
     ceilings: Ceilings,
     manifests: Vec<PluginManifest>,
     documents: Vec<(Source, Format)>,
+    permission_files: Vec<(Source, Format, Option<PluginName>)>,
+    interfaces: Vec<Source>,
     variables: BTreeMap<ScopeVariable, PathBuf>,
     instance: Instance,
     platform: Platform,
@@ -69,8 +76,6 @@ pub struct CompiledPolicy {
     pub snapshot: PolicySnapshot,
     /// What may not be what its author meant.
     pub warnings: Vec<PolicyError>,
-    /// What its author should know of what was written.
-    pub notes: Vec<PolicyError>,
 }
 
 impl<'a> Policy<'a> {
@@ -84,6 +89,8 @@ impl<'a> Policy<'a> {
             ceilings: Ceilings::default(),
             manifests: Vec::new(),
             documents: Vec::new(),
+            permission_files: Vec::new(),
+            interfaces: Vec::new(),
             variables: BTreeMap::new(),
             instance: Instance::User,
             platform: Platform::current(),
@@ -121,6 +128,19 @@ impl<'a> Policy<'a> {
     /// Adds a capability file.
     pub fn document(mut self, source: Source, format: Format) -> Self {
         self.documents.push((source, format));
+        self
+    }
+
+    /// Adds a permission file. It belongs to `plugin`, where the directory that it lies in says so, else to the plugin that
+    /// it names itself, else to the application.
+    pub fn permission_file(mut self, source: Source, format: Format, plugin: Option<PluginName>) -> Self {
+        self.permission_files.push((source, format, plugin));
+        self
+    }
+
+    /// Adds an interface file, JSON: the manifest of a plugin that a provider serves or will serve.
+    pub fn interface(mut self, source: Source) -> Self {
+        self.interfaces.push(source);
         self
     }
 
@@ -164,8 +184,8 @@ impl<'a> Policy<'a> {
     /// Reads everything.
     ///
     /// # Errors
-    /// All that is wrong, in the order of files and lines. When manifests are wrong, files are not judged against
-    /// them.
+    /// All that is wrong, in the order of files and lines. When what plugins ship is wrong, capabilities are not judged
+    /// against it.
     pub fn compile(self) -> Result<CompiledPolicy, Vec<PolicyError>> {
         let mut findings = Findings::default();
         let mut variables = self.checked_variables(&mut findings);
@@ -179,28 +199,50 @@ impl<'a> Policy<'a> {
         if let Some(directory) = &dev {
             variables.insert(ScopeVariable::Dir, directory.clone());
         }
-        let registry = match Registry::new(&self.manifests, self.platform) {
-            Ok(registry) => registry,
-            Err(errors) => {
-                findings.errors.extend(errors);
-                return Err(findings.errors);
-            }
-        };
-        let embedded = self.embedded(&registry, dev.as_deref());
+        let files = self.capabilities(self.documents.iter().map(|(s, f)| (s, *f)), &mut findings);
+        let provided = files.iter().flat_map(|c| &c.provide).map(|plugin| plugin.name.clone()).collect();
+        let before = findings.errors.len();
+        let registry = self.registry(&provided, &mut findings);
+        if findings.errors.len() > before {
+            findings.sort();
+            return Err(findings.errors);
+        }
+        refuse_duplicates(&files, &mut findings);
         let variables = Arc::new(variables);
-        let capabilities = self.capabilities(&registry, &embedded, &variables, &mut findings);
+        let resolver = Resolver {
+            registry: &registry,
+            context: &ScopeContext::for_checking(&variables),
+            instance: self.instance,
+            own_uid: self.own_uid,
+            tauri: self.tauri,
+            provided: &provided,
+        };
+        let pending = files.iter().flat_map(|capability| resolver.pending(capability)).collect();
+        let embedded = self.embedded(&registry, dev.as_deref());
+        let mut rules = Vec::new();
+        for (source, origin) in &embedded {
+            let read = self.capabilities([(source, Format::Toml)], &mut findings);
+            rules.extend(read.into_iter().map(|c| resolver.resolve(c, *origin, &mut findings)));
+        }
+        for capability in files {
+            // What is for another platform is checked all the same.
+            let here = capability.here;
+            let resolved = resolver.resolve(capability, RuleOrigin::File, &mut findings);
+            rules.extend(here.then_some(resolved));
+        }
         findings.sort();
         if !findings.errors.is_empty() {
             return Err(findings.errors);
         }
+        let embedded = embedded.iter().map(|(source, _)| source.text().to_owned()).collect();
         let snapshot = PolicySnapshot::new(
             self.revision,
             registry,
-            capabilities,
+            rules,
             variables,
-            embedded.iter().map(|(source, _)| source.text().to_owned()).collect(),
+            Remarks { embedded, notes: findings.notes, pending },
         );
-        Ok(CompiledPolicy { snapshot, warnings: findings.warnings, notes: findings.notes })
+        Ok(CompiledPolicy { snapshot, warnings: findings.warnings })
     }
 
     fn checked_variables(&self, findings: &mut Findings) -> BTreeMap<ScopeVariable, String> {
@@ -227,13 +269,42 @@ impl<'a> Policy<'a> {
         [(operate, RuleOrigin::Operate)].into_iter().chain(dev.map(|dev| (dev, RuleOrigin::Dev))).collect()
     }
 
-    fn capabilities(
+    /// What plugins ship, with the files about them.
+    fn registry(&self, provided: &HashSet<String>, findings: &mut Findings) -> Registry {
+        let mut plugins: Vec<ShippedPlugin> = self.manifests.iter().map(ShippedPlugin::of).collect();
+        plugins.extend(self.interfaces.iter().filter_map(|source| interface::read(source, findings)));
+        let mut files = Vec::new();
+        let mut read = |source: &Source, format, plugin: Option<&PluginName>| {
+            let Some(root) = Node::parse(source, format, findings) else { return };
+            let Some(file) = permission_file::read(source, &root, findings) else { return };
+            if let (Some(plugin), Some((named, place))) = (plugin, &file.plugin)
+                && plugin != named
+            {
+                let message = format!("the file is of plugin \"{plugin}\", by the directory it lies in");
+                findings.error(place.error(message));
+                return;
+            }
+            let plugin = plugin.or(file.plugin.as_ref().map(|(named, _)| named));
+            files.push((plugin.map(|name| name.as_str().to_owned()), file));
+        };
+        for manifest in &self.manifests {
+            for (source, format) in manifest.permission_sources() {
+                read(&source, format, manifest.name.as_ref());
+            }
+        }
+        for (source, format, plugin) in &self.permission_files {
+            read(source, *format, plugin.as_ref());
+        }
+        let circumstances = Circumstances { platform: self.platform, tauri: self.tauri, provided };
+        register(&plugins, &files, &circumstances, findings)
+    }
+
+    /// The capabilities of some files, which may use each other's named peers.
+    fn capabilities<'s>(
         &self,
-        registry: &Registry,
-        embedded: &[(Source, RuleOrigin)],
-        variables: &Arc<BTreeMap<ScopeVariable, String>>,
+        sources: impl IntoIterator<Item = (&'s Source, Format)>,
         findings: &mut Findings,
-    ) -> Vec<CapabilityRules> {
+    ) -> Vec<Capability> {
         let matchers =
             MatcherContext { users: self.users, own_uid: self.own_uid, process_facts: self.process_facts };
         let reader = CapabilityReader {
@@ -242,48 +313,22 @@ impl<'a> Policy<'a> {
             ceilings: &self.ceilings,
             tauri: self.tauri,
         };
-        let files = self.documents.iter().map(|(source, format)| (source, *format, RuleOrigin::File));
-        let embedded = embedded.iter().map(|(source, origin)| (source, Format::Toml, *origin));
-        let mut trees = Vec::new();
-        for (source, format, origin) in embedded.chain(files) {
-            if let Some(root) = Node::parse(source, format, findings) {
-                trees.push((source, root, origin));
-            }
-        }
+        let trees: Vec<(&Source, Node)> = sources
+            .into_iter()
+            .filter_map(|(source, format)| Some((source, Node::parse(source, format, findings)?)))
+            .collect();
         let mut named = NamedPeers::new();
-        for (source, root, _) in &trees {
+        for (source, root) in &trees {
             reader.read_peers(source, root, &mut named, findings);
         }
-        let mut capabilities: Vec<(Capability, RuleOrigin)> = Vec::new();
-        for (source, root, origin) in &trees {
-            let read = reader.read_file(source, root, &named, findings);
-            capabilities.extend(read.into_iter().map(|capability| (capability, *origin)));
-        }
-        refuse_duplicates(&capabilities, findings);
-        let provided = capabilities.iter().flat_map(|(c, _)| &c.provide).map(|plugin| plugin.name.clone());
-        let resolver = Resolver {
-            registry,
-            context: &ScopeContext::for_checking(variables),
-            instance: self.instance,
-            own_uid: self.own_uid,
-            tauri: self.tauri,
-            provided: &provided.collect::<HashSet<_>>(),
-        };
-        let resolved = capabilities.into_iter().map(|(capability, origin)| {
-            let here = capability.here;
-            (resolver.resolve(capability, origin, findings), here)
-        });
-        // What is for another platform is checked all the same.
-        resolved.filter(|(_, here)| *here).map(|(rules, _)| rules).collect()
+        trees.iter().flat_map(|(source, root)| reader.read_file(source, root, &named, findings)).collect()
     }
 }
 
 /// A file may be what `--dev` or `--print-policy` printed: only files are compared with each other.
-fn refuse_duplicates(capabilities: &[(Capability, RuleOrigin)], findings: &mut Findings) {
+fn refuse_duplicates(capabilities: &[Capability], findings: &mut Findings) {
     let mut seen: HashMap<&str, &Capability> = HashMap::new();
-    let written =
-        |(c, origin): &&(Capability, RuleOrigin)| *origin == RuleOrigin::File && !c.identifier.is_empty();
-    for (capability, _) in capabilities.iter().filter(written) {
+    for capability in capabilities.iter().filter(|capability| !capability.identifier.is_empty()) {
         if let Some(first) = seen.insert(&capability.identifier, capability) {
             let message = format!(
                 "a second capability \"{}\"; the first is at {}",

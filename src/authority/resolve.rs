@@ -7,12 +7,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::capability::{Capability, TauriFiles, WrittenPermission};
+use super::identifier::Identifier;
 use super::limits::{PeerLanes, PeerLimits};
 use super::matcher::Matcher;
 use super::peer::Subject;
 use super::registry::{OPERATE, Part, Registry, Resolved};
 use super::remote::CallContext;
 use super::scope::{GrantScope, ScopeContext, ScopeRole, ScopeVariable};
+use super::snapshot::PendingPermission;
 use super::source::{Findings, Location, nearest};
 
 /// A capability whose permissions are resolved.
@@ -146,6 +148,25 @@ impl Resolver<'_> {
         }
     }
 
+    /// What a capability names of plugins that come later, if they do.
+    pub(crate) fn pending<'c>(
+        &'c self,
+        capability: &'c Capability,
+    ) -> impl Iterator<Item = PendingPermission> + 'c {
+        capability.permissions.iter().filter(|written| self.is_pending(&written.identifier)).map(|written| {
+            PendingPermission {
+                identifier: written.identifier.clone(),
+                capability: Arc::clone(&capability.identifier),
+                location: written.location.clone(),
+            }
+        })
+    }
+
+    fn is_pending(&self, identifier: &Identifier) -> bool {
+        let plugin = identifier.plugin().unwrap_or("");
+        !self.registry.has_plugin(plugin) && self.provided.contains(plugin)
+    }
+
     fn entry(
         &self,
         capability: &Arc<str>,
@@ -155,7 +176,7 @@ impl Resolver<'_> {
         let WrittenPermission { identifier, location, scope } = written;
         let Some(resolved) = self.registry.resolved(identifier.as_str()) else {
             let plugin = identifier.plugin().unwrap_or("");
-            if !self.registry.has_plugin(plugin) && self.provided.contains(plugin) {
+            if self.is_pending(&identifier) {
                 findings.warn(location.error(format!(
                     "\"{identifier}\" is pending: it grants nothing until a peer provides \"{plugin}\""
                 )));
@@ -199,10 +220,8 @@ impl Resolver<'_> {
             return;
         }
         let parts = || entry.resolved.parts.iter();
-        let looks = |part: &&Arc<Part>| {
-            part.is_scope_only() || part.allow.iter().any(|command| self.registry.is_scoped(command.as_str()))
-        };
-        if !parts().any(|part| looks(&part)) {
+        let plugins = self.registry.scoped_plugins(&entry.resolved);
+        if plugins.is_empty() {
             let only_denies = parts().any(|p| !p.deny.is_empty()) && parts().all(|p| p.allow.is_empty());
             let message = if only_denies {
                 format!("\"{permission}\" denies whole commands; a scope would change nothing")
@@ -212,9 +231,6 @@ impl Resolver<'_> {
             findings.error(location.error(message));
             return;
         }
-        let mut plugins: Vec<_> = parts().filter(looks).map(|part| part.identifier.plugin()).collect();
-        plugins.sort_unstable();
-        plugins.dedup();
         let allow = lists.allow.iter().flatten().map(|item| (item, ScopeRole::Allow));
         for (item, role) in allow.chain(lists.deny.iter().map(|item| (item, ScopeRole::Deny))) {
             let place = item.location().unwrap_or(location);

@@ -8,9 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::path::PathScope;
+use super::schema::ScopeSchema;
 use super::source::Location;
 
 mod compiled;
@@ -92,6 +93,8 @@ pub enum ScopeKind {
     Glob,
     /// [`PrefixScope`] values.
     Prefix,
+    /// Values that a JSON Schema describes.
+    Schema(Arc<ScopeSchema>),
     /// Values that this function accepts; its error is shown at the value's place.
     Checked(fn(&Value, ScopeRole, &ScopeContext) -> Result<(), ScopeError>),
 }
@@ -126,7 +129,33 @@ impl ScopeKind {
             ScopeKind::Path => PathScope::parse(value, role, context).map(|_| ()),
             ScopeKind::Glob => GlobScope::parse(value, role, context).map(|_| ()),
             ScopeKind::Prefix => PrefixScope::parse(value, role, context).map(|_| ()),
+            ScopeKind::Schema(schema) => schema.validate(value).map_err(ScopeError::new),
             ScopeKind::Checked(check) => check(value, role, context),
+        }
+    }
+
+    /// A JSON Schema of the values, for editors: `true` where only the command knows.
+    pub(crate) fn schema(&self) -> Value {
+        let text =
+            |description: &str| json!({ "type": "string", "minLength": 1, "description": description });
+        match self {
+            ScopeKind::Opaque | ScopeKind::Checked(_) => Value::Bool(true),
+            ScopeKind::Path => {
+                let path = text("A pattern over absolute paths: /srv/docs/**, $PEER_HOME/Pictures/*.png.");
+                let dotfiles = json!({
+                    "type": "boolean",
+                    "description": "Whether * and ** match what starts with a dot.",
+                });
+                json!({ "anyOf": [path.clone(), {
+                    "type": "object",
+                    "properties": { "path": path, "dotfiles": dotfiles },
+                    "required": ["path"],
+                    "additionalProperties": false,
+                }] })
+            }
+            ScopeKind::Glob => text("A pattern over the whole text: invoice-*."),
+            ScopeKind::Prefix => text("What the text begins with."),
+            ScopeKind::Schema(schema) => schema.as_value().clone(),
         }
     }
 }

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::grants::{GrantId, GrantsBuilder, PeerGrants, Stay};
+use super::identifier::Identifier;
 use super::peer::{NeededFacts, PeerFacts, PeerState, Subject};
 use super::registry::Registry;
 use super::resolve::CapabilityRules;
 use super::scope::{ScopeContext, ScopeVariable};
+use super::source::{Location, PolicyError};
 
 /// Peers whose compiled grants are kept after they left; over it, those of nobody connected are dropped.
 const CACHED_PEERS: usize = 1024;
@@ -25,10 +27,30 @@ pub struct PolicySnapshot {
     pub(crate) capabilities: Vec<CapabilityRules>,
     index: PeerIndex,
     variables: Arc<BTreeMap<ScopeVariable, String>>,
-    /// The policy that is always there, and that of `--dev`.
-    embedded: Vec<String>,
+    remarks: Remarks,
     cache: Mutex<PeerCache>,
     next_grant: AtomicU64,
+}
+
+/// What is told of a policy and decides nothing.
+#[derive(Debug)]
+pub(crate) struct Remarks {
+    /// The policy that is always there, and that of `--dev`.
+    pub(crate) embedded: Vec<String>,
+    pub(crate) notes: Vec<PolicyError>,
+    pub(crate) pending: Vec<PendingPermission>,
+}
+
+/// A permission of a plugin that nobody has described yet, though some capability lets a peer provide it. It grants
+/// nothing.
+#[derive(Clone, Debug)]
+pub struct PendingPermission {
+    /// The permission.
+    pub identifier: Identifier,
+    /// The capability that names it.
+    pub capability: Arc<str>,
+    /// Where.
+    pub location: Location,
 }
 
 /// Compiled grants by the facts they depend on.
@@ -88,7 +110,7 @@ impl PolicySnapshot {
         registry: Registry,
         capabilities: Vec<CapabilityRules>,
         variables: Arc<BTreeMap<ScopeVariable, String>>,
-        embedded: Vec<String>,
+        remarks: Remarks,
     ) -> Self {
         PolicySnapshot {
             revision,
@@ -96,7 +118,7 @@ impl PolicySnapshot {
             index: PeerIndex::new(&capabilities),
             capabilities,
             variables,
-            embedded,
+            remarks,
             cache: Mutex::default(),
             next_grant: AtomicU64::new(0),
         }
@@ -117,13 +139,25 @@ impl PolicySnapshot {
     /// The embedded policy in force, `--dev` included: the text of one capability file, ready to save.
     #[must_use]
     pub fn embedded_policy(&self) -> String {
-        self.embedded.join("\n")
+        self.remarks.embedded.join("\n")
     }
 
     /// The part of it that `--dev` adds, ready to save, if it does.
     #[must_use]
     pub fn dev_policy(&self) -> Option<&str> {
-        self.embedded.get(1).map(String::as_str)
+        self.remarks.embedded.get(1).map(String::as_str)
+    }
+
+    /// What authors of its files should know of what they wrote, and what is no fault.
+    #[must_use]
+    pub fn notes(&self) -> &[PolicyError] {
+        &self.remarks.notes
+    }
+
+    /// The permissions that grant nothing until a peer provides their plugin, in the order of the files.
+    #[must_use]
+    pub fn pending(&self) -> &[PendingPermission] {
+        &self.remarks.pending
     }
 
     /// The number of capabilities in force, the embedded ones included.

@@ -175,6 +175,18 @@ pub(super) struct CheckArgs {
     #[arg(value_name = "DIR")]
     pub(super) directories: Vec<PathBuf>,
 
+    /// Directory of permission files; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub(super) permissions: Vec<PathBuf>,
+
+    /// Directory of interfaces of plugins that providers serve; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub(super) interfaces: Vec<PathBuf>,
+
+    /// Take files as a daemon does under --tauri-compat
+    #[arg(long)]
+    pub(super) tauri_compat: bool,
+
     /// Fail on warnings also
     #[arg(long)]
     pub(super) strict: bool,

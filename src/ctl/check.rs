@@ -1,11 +1,11 @@
-//! `invokectl check`: capability files, judged by the daemon's own loader.
+//! `invokectl check`: the files of a policy, judged by the daemon's own loader.
 
 use serde_json::{Value, json};
 
 use super::args::{CheckArgs, Global};
 use super::failure::Failure;
 use super::output::Output;
-use super::policy_files::{Plugins, PolicyFiles, is_there};
+use super::policy_files::{Loaded, Named, Plugins, PolicyFiles, is_there};
 use crate::authority::PolicyError;
 use crate::error::BuildError;
 use crate::host::report::Report;
@@ -16,15 +16,16 @@ pub(super) fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<
         let loaded = files.load(known)?;
         Ok((files, loaded))
     });
-    let (files, (capabilities, warnings)) = match checked {
+    let (files, loaded) = match checked {
         Ok(checked) => checked,
         Err(error) => return refuse(&error, output),
     };
-    for warning in &warnings {
-        if output.is_json() {
-            output.object(&finding("warning", warning))?;
-        } else {
-            Report::warning(warning).print();
+    let Loaded { capabilities, warnings, notes } = loaded;
+    for (level, remark) in warnings.iter().map(|w| ("warning", w)).chain(notes.iter().map(|n| ("note", n))) {
+        match level {
+            _ if output.is_json() => output.object(&finding(level, remark))?,
+            "warning" => Report::warning(remark).print(),
+            _ => Report::note(remark).print(),
         }
     }
     if let Some(app) = &global.app {
@@ -39,13 +40,13 @@ pub(super) fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<
         return output
             .object(&json!({ "level": "ok", "capabilities": capabilities, "warnings": warnings.len() }));
     }
-    for directory in files.directories.iter().filter(|directory| !is_there(directory)) {
+    for directory in files.capabilities().filter(|directory| !is_there(directory)) {
         output.note(&format!("{} is not there: no files", directory.display()));
     }
     if output.is_quiet() {
         return Ok(());
     }
-    let from: Vec<String> = files.directories.iter().map(|path| path.display().to_string()).collect();
+    let from: Vec<String> = files.capabilities().map(|path| path.display().to_string()).collect();
     output.text(&format!(
         "sound: {} in force, {} ({})",
         counted(capabilities, "capability"),
@@ -55,11 +56,13 @@ pub(super) fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<
 }
 
 fn files(global: &Global, args: &CheckArgs) -> Result<PolicyFiles, BuildError> {
-    if args.directories.is_empty() {
-        PolicyFiles::by_rule(global)
-    } else {
-        Ok(PolicyFiles::named(global, &args.directories))
-    }
+    let named = Named {
+        capabilities: &args.directories,
+        permissions: &args.permissions,
+        interfaces: &args.interfaces,
+        tauri_compat: args.tauri_compat,
+    };
+    PolicyFiles::of(global, named)
 }
 
 fn refuse(error: &BuildError, output: &Output) -> Result<(), Failure> {

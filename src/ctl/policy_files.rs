@@ -1,4 +1,4 @@
-//! Which capability files a daemon would read, and what its loader says of them.
+//! Which files of a policy a daemon would read, and what its loader says of them.
 //!
 //! It owns the choice of directories, which follows the daemon's own, and judges nothing itself.
 
@@ -8,26 +8,28 @@ use invoked_client::Scope;
 
 use super::args::Global;
 use super::connection::scope;
-use crate::authority::load::PolicyDirectory;
-use crate::authority::{Instance, PolicyError};
+use crate::authority::load::{DirectoryContents, PolicyDirectory};
+use crate::authority::{Instance, PolicyError, TauriFiles};
 use crate::builder::Builder;
 use crate::config::Config;
 use crate::error::BuildError;
 use crate::plugins;
 
-/// Where the capability files are.
+/// Where the files of a policy are.
 #[derive(Debug)]
 pub(super) struct PolicyFiles {
-    pub(super) instance: Instance,
-    pub(super) directories: Vec<PathBuf>,
-    /// Whether somebody named the directories: only then they must be there.
-    named: Naming,
+    instance: Instance,
+    directories: Vec<PolicyDirectory>,
+    tauri: TauriFiles,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Naming {
-    Named,
-    ByRule,
+/// What somebody named, in place of what a daemon would read by itself.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) capabilities: &'a [PathBuf],
+    pub(super) permissions: &'a [PathBuf],
+    pub(super) interfaces: &'a [PathBuf],
+    pub(super) tauri_compat: bool,
 }
 
 /// Which plugins' permissions are known.
@@ -40,47 +42,66 @@ pub(super) enum Plugins {
 }
 
 impl PolicyFiles {
-    /// These directories.
-    pub(super) fn named(global: &Global, directories: &[PathBuf]) -> Self {
-        PolicyFiles { instance: instance(global), directories: directories.to_vec(), named: Naming::Named }
-    }
-
     /// Those that a daemon would read which is started with the same flags and told nothing else.
     ///
     /// # Errors
     /// Its configuration file can't be read, or is not sound.
-    pub(super) fn by_rule(global: &Global) -> Result<Self, BuildError> {
+    pub(super) fn of(global: &Global, named: Named<'_>) -> Result<Self, BuildError> {
         let instance = instance(global);
-        let by_rule = |directories| PolicyFiles { instance, directories, named: Naming::ByRule };
-        let Some(directory) = config_directory(global, instance) else { return Ok(by_rule(Vec::new())) };
+        let directory = config_directory(global, instance);
         let file = match std::env::var_os("INVOKED_CONFIG") {
             Some(file) => Some(PathBuf::from(file)),
-            None => Some(directory.join("invoked.toml")).filter(|file| file.exists()),
+            None => directory.as_ref().map(|d| d.join("invoked.toml")).filter(|file| file.exists()),
         };
-        let config = file.as_deref().map(Config::read).transpose()?;
-        match config.and_then(|config| config.policy.capabilities).filter(|named| !named.is_empty()) {
-            Some(directories) => Ok(PolicyFiles { instance, directories, named: Naming::Named }),
-            None => Ok(by_rule(vec![directory.join("capabilities.d")])),
+        let config = file.as_deref().map(Config::read).transpose()?.unwrap_or_default().policy;
+        let mut directories = Vec::new();
+        for (flags, file, name, contents) in [
+            (named.capabilities, config.capabilities, "capabilities.d", DirectoryContents::Capabilities),
+            (named.permissions, config.permissions, "permissions.d", DirectoryContents::Permissions),
+            (named.interfaces, config.interfaces, "interfaces.d", DirectoryContents::Interfaces),
+        ] {
+            let paths = if flags.is_empty() { file.unwrap_or_default() } else { flags.to_vec() };
+            let default = directory.as_ref().filter(|_| paths.is_empty()).map(|d| d.join(name));
+            let all = paths.into_iter().map(PolicyDirectory::required);
+            let all = all.chain(default.map(PolicyDirectory::optional));
+            directories.extend(all.map(|directory| directory.of(contents)));
         }
+        let lenient = named.tauri_compat || config.tauri_compat;
+        let tauri = if lenient { TauriFiles::Lenient } else { TauriFiles::Strict };
+        Ok(PolicyFiles { instance, directories, tauri })
     }
 
-    /// Loads them as the daemon does. Gives the number of capabilities and the warnings.
+    /// The directories of capability files.
+    pub(super) fn capabilities(&self) -> impl Iterator<Item = &Path> {
+        let capabilities =
+            self.directories.iter().filter(|d| d.contents() == DirectoryContents::Capabilities);
+        capabilities.map(PolicyDirectory::path)
+    }
+
+    /// Loads them as the daemon does.
     ///
     /// # Errors
     /// All that is wrong.
-    pub(super) fn load(&self, known: Plugins) -> Result<(usize, Vec<PolicyError>), BuildError> {
-        let directory = |path: &PathBuf| match self.named {
-            Naming::Named => PolicyDirectory::required(path),
-            Naming::ByRule => PolicyDirectory::optional(path),
-        };
-        let mut builder = Builder { instance: self.instance, ..Builder::default() };
-        builder.directories = self.directories.iter().map(directory).collect();
+    pub(super) fn load(&self, known: Plugins) -> Result<Loaded, BuildError> {
+        let mut builder = Builder { instance: self.instance, tauri: self.tauri, ..Builder::default() };
+        builder.directories = self.directories.clone();
         if known == Plugins::Dev {
             builder = builder.plugin(plugins::bench::plugin());
         }
         let (daemon, warnings) = builder.build()?;
-        Ok((daemon.policy.capability_count(), warnings))
+        let notes = daemon.policy.notes().to_vec();
+        Ok(Loaded { capabilities: daemon.policy.capability_count(), warnings, notes })
     }
+}
+
+/// What a policy without errors amounts to.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The number of capabilities in force.
+    pub(super) capabilities: usize,
+    pub(super) warnings: Vec<PolicyError>,
+    /// What is no fault, and good to know.
+    pub(super) notes: Vec<PolicyError>,
 }
 
 /// Whether `path` is there at all.

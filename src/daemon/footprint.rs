@@ -8,7 +8,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::authority::load::{PolicyDirectory, is_passed_over};
+use crate::authority::load::{DirectoryContents, PolicyDirectory, is_passed_over};
 
 /// Symbolic links that are followed on one way, as many as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -53,15 +53,27 @@ impl Footprint {
         let mut footprint = Footprint::default();
         for directory in directories {
             let Some(real) = footprint.walk(directory.path()) else { continue };
-            // What can't be read is told by whoever loads it.
-            for entry in std::fs::read_dir(&real).into_iter().flatten().flatten() {
-                if !is_passed_over(&entry.file_name()) {
-                    footprint.walk(&entry.path());
+            let entries = footprint.walk_entries(real);
+            if directory.contents() == DirectoryContents::Permissions {
+                for folder in entries.into_iter().filter(|path| path.is_dir()) {
+                    footprint.walk_entries(folder);
                 }
             }
-            footprint.folders.insert(real);
         }
         footprint
+    }
+
+    /// Follows what lies in a policy directory. Gives where that is.
+    fn walk_entries(&mut self, folder: PathBuf) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        // What can't be read is told by whoever loads it.
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if !is_passed_over(&entry.file_name()) {
+                found.extend(self.walk(&entry.path()));
+            }
+        }
+        self.folders.insert(folder);
+        found
     }
 
     /// The directories in which a change would show, each with what identifies it.
@@ -134,7 +146,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::Footprint;
-    use crate::authority::load::PolicyDirectory;
+    use crate::authority::load::{DirectoryContents, PolicyDirectory};
 
     /// A directory without links on the way to it.
     fn place() -> (tempfile::TempDir, PathBuf) {
@@ -200,6 +212,22 @@ mod tests {
         symlink("../v2", root.join("d/..new")).unwrap();
         fs::rename(root.join("d/..new"), root.join("d/..data")).unwrap();
         assert_ne!(of(&root.join("named")), before);
+    }
+
+    #[test]
+    fn permission_files_lie_one_directory_deeper() {
+        let (_guard, root) = place();
+        fs::create_dir_all(root.join("fs/deep")).unwrap();
+        fs::write(root.join("fs/a.toml"), "x").unwrap();
+        fs::write(root.join("fs/deep/b.toml"), "x").unwrap();
+        let of = |contents| Footprint::of(&[PolicyDirectory::required(&root).of(contents)]);
+        let flat = of(DirectoryContents::Capabilities);
+        let nested = of(DirectoryContents::Permissions);
+        assert!(!flat.concerns(&root.join("fs/a.toml")) && nested.concerns(&root.join("fs/a.toml")));
+        assert!(!nested.concerns(&root.join("fs/deep/b.toml")));
+        fs::write(root.join("fs/new.toml"), "x").unwrap();
+        assert_eq!(of(DirectoryContents::Capabilities), flat);
+        assert_ne!(of(DirectoryContents::Permissions), nested);
     }
 
     #[test]

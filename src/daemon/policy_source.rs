@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::footprint::Footprint;
 use crate::authority::load::{PasswdFiles, PolicyDirectory, PolicyFiles};
 use crate::authority::{
-    CompiledPolicy, DevOptions, Instance, PluginManifest, Policy, PolicyError, ScopeVariable,
+    CompiledPolicy, DevOptions, Instance, PluginManifest, Policy, PolicyError, ScopeVariable, TauriFiles,
 };
 
 /// What a policy is loaded from.
@@ -17,6 +17,7 @@ use crate::authority::{
 pub(crate) struct PolicySource {
     pub(crate) own_uid: u32,
     pub(crate) instance: Instance,
+    pub(crate) tauri: TauriFiles,
     pub(crate) manifests: Vec<PluginManifest>,
     pub(crate) directories: Vec<PolicyDirectory>,
     pub(crate) variables: Vec<(ScopeVariable, PathBuf)>,
@@ -53,6 +54,7 @@ impl PolicySource {
             .map_err(|error| vec![PolicyError::unplaced("/etc/passwd", error.to_string())])?;
         let revision = self.state.revision.fetch_add(1, Ordering::Relaxed) + 1;
         let mut policy = Policy::new(self.own_uid, &users).instance(self.instance).revision(revision);
+        policy = policy.tauri_files(self.tauri);
         for manifest in &self.manifests {
             policy = policy.manifest(manifest.clone());
         }

@@ -42,6 +42,18 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DIR")]
     pub(super) capabilities: Vec<PathBuf>,
 
+    /// Directory of permission files; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub(super) permissions: Vec<PathBuf>,
+
+    /// Directory of interfaces of plugins that providers serve; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub(super) interfaces: Vec<PathBuf>,
+
+    /// Load files written for Tauri: what they name and is not here grants nothing, with a warning
+    #[arg(long)]
+    pub(super) tauri_compat: bool,
+
     /// Grant your own uid the current directory and everything to measure and try with
     #[arg(long)]
     pub(super) dev: bool,

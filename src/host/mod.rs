@@ -16,8 +16,8 @@ use invoked_transport::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::authority::Instance;
-use crate::authority::load::PolicyDirectory;
+use crate::authority::load::{DirectoryContents, PolicyDirectory};
+use crate::authority::{Instance, TauriFiles};
 use crate::builder::{Builder, Named, listen};
 use crate::config::Config;
 use crate::context::Context;
@@ -187,15 +187,27 @@ impl<N> Host<N> {
             let here = std::env::current_dir().map_err(BuildError::io("finding the current directory"))?;
             self.builder.dev = Some(here);
         }
-        let named = match (self.flags.capabilities.is_empty(), &self.builder.config.policy.capabilities) {
-            (false, _) => self.flags.capabilities.clone(),
-            (true, Some(directories)) => directories.clone(),
-            (true, None) => Vec::new(),
-        };
-        if !named.is_empty() {
-            self.builder.directories.extend(named.into_iter().map(PolicyDirectory::required));
-        } else if let Some(directory) = self.policy_directory(directory) {
-            self.builder.directories.push(PolicyDirectory::optional(directory.join("capabilities.d")));
+        if self.flags.tauri_compat || self.builder.config.policy.tauri_compat {
+            self.builder.tauri = TauriFiles::Lenient;
+        }
+        let policy = self.builder.config.policy.clone();
+        let directory = self.policy_directory(directory);
+        for (flags, file, name, contents) in [
+            (
+                &self.flags.capabilities,
+                policy.capabilities,
+                "capabilities.d",
+                DirectoryContents::Capabilities,
+            ),
+            (&self.flags.permissions, policy.permissions, "permissions.d", DirectoryContents::Permissions),
+            (&self.flags.interfaces, policy.interfaces, "interfaces.d", DirectoryContents::Interfaces),
+        ] {
+            let named = if flags.is_empty() { file.unwrap_or_default() } else { flags.clone() };
+            let default =
+                directory.as_ref().filter(|_| named.is_empty()).map(|directory| directory.join(name));
+            let named = named.into_iter().map(PolicyDirectory::required);
+            let all = named.chain(default.map(PolicyDirectory::optional));
+            self.builder.directories.extend(all.map(|directory| directory.of(contents)));
         }
         Ok(())
     }
@@ -248,7 +260,7 @@ impl<N> Host<N> {
         self.flags.system || (!self.flags.user && rustix::process::geteuid().is_root())
     }
 
-    /// Where `capabilities.d` is: beside the configuration file that a flag names, else where configuration is looked for.
+    /// Where `capabilities.d` and the others are: beside the configuration file that a flag names, else where configuration is looked for.
     fn policy_directory(&self, default: Option<PathBuf>) -> Option<PathBuf> {
         match self.flags.config.as_deref().and_then(std::path::Path::parent) {
             Some(beside) => Some(beside.to_owned()),

@@ -37,6 +37,11 @@ impl Report {
         Report(vec![Entry::policy(warning, Severity::Warning)])
     }
 
+    /// Something that is good to know.
+    pub(crate) fn note(note: &PolicyError) -> Self {
+        Report(vec![Entry::policy(note, Severity::Advice)])
+    }
+
     /// An error of a policy.
     pub(crate) fn policy(error: &PolicyError) -> Self {
         Report(vec![Entry::policy(error, Severity::Error)])
@@ -73,7 +78,11 @@ impl Entry {
     fn rendered(&self) -> String {
         let mut text = String::new();
         if self.source.is_none() && self.help.is_none() {
-            let kind = if self.severity == Severity::Warning { "warning" } else { "error" };
+            let kind = match self.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+                Severity::Advice => "note",
+            };
             return format!("{kind}: {}", self.message);
         }
         match GraphicalReportHandler::new().render_report(&mut text, self) {

@@ -84,6 +84,43 @@ fn files_that_others_may_write_keep_the_daemon_from_starting() {
     }
 }
 
+/// A set that only a permission file knows, and whose file changes.
+#[test]
+fn permission_files_are_read_at_the_start_and_again() {
+    let set = |member: &str| format!("[[set]]\nidentifier = \"few\"\npermissions = [\"{member}\"]\n");
+    let few = GOOD.replace("bench:allow-echo", "bench:few");
+    let start = Start::dev().config(UNWATCHED).capability("a.toml", &few);
+    let stderr = refused(start);
+    assert!(stderr.contains("unknown permission \"bench:few\""), "{stderr}");
+
+    let start = Start::dev().config(UNWATCHED).capability("a.toml", &few);
+    let directory = start.place().path("permissions");
+    std::fs::create_dir_all(directory.join("bench")).unwrap();
+    start.place().write("permissions/bench/few.toml", set("allow-echo"));
+    let daemon = start.flag("--permissions").flag(directory.to_str().unwrap()).run();
+    let client = daemon.client();
+    assert!(can_echo(&client));
+    daemon.place().write("permissions/bench/few.toml", set("deny-echo"));
+    reload(&client).unwrap();
+    assert!(!can_echo(&client));
+    daemon.place().write("permissions/bench/few.toml", set("deny-ecko"));
+    let told: Value = reload(&client).unwrap_err().json().unwrap();
+    assert!(told["errors"][0].as_str().unwrap().contains("few.toml:3:16"), "{told}");
+}
+
+#[test]
+fn files_of_tauri_load_when_asked_for() {
+    let file = GOOD.replace("peers = [\"self\"]", "peers = [\"self\"]\nwindows = [\"main\"]");
+    let file = file.replace("bench:allow-echo", "bench:allow-echo\", \"dialog:default");
+    let stderr = refused(Start::dev().capability("a.toml", &file));
+    assert!(stderr.contains("--tauri-compat") && stderr.contains("dialog:default"), "{stderr}");
+    let daemon = Start::dev().capability("a.toml", &file).flag("--tauri-compat").run();
+    assert!(can_echo(&daemon.client()));
+    assert!(daemon.log().contains("no plugin \"dialog\" is here"), "{}", daemon.log());
+    let told = Start::dev().config("[policy]\ntauri_compat = true\n").capability("a.toml", &file).run();
+    assert!(told.log().contains("grants nothing"), "{}", told.log());
+}
+
 #[test]
 fn a_malformed_configuration_keeps_the_daemon_from_starting_and_its_place_is_named() {
     for (text, place) in [

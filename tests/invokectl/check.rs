@@ -102,6 +102,68 @@ fn the_files_that_a_daemon_would_read_are_found_without_being_named() {
     assert!(ended.stderr.contains("/no/such"), "{}", ended.stderr);
 }
 
+/// A configuration directory with files of all three kinds, and what `check` says of it.
+#[test]
+fn permission_files_and_interfaces_are_judged_too() {
+    let config = tempfile::tempdir().expect("a directory");
+    let home = config.path().join("invoked");
+    let write = |name: &str, text: &str| {
+        let path = home.join(name);
+        std::fs::create_dir_all(path.parent().expect("a name")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    let check = |words: &[&str]| {
+        let words = [&["--user", "check"], words].concat();
+        run(Command::new(INVOKECTL).args(words).env("XDG_CONFIG_HOME", config.path()), b"")
+    };
+    let capability =
+        SOUND.replace("\"core:default\"", "\"fs:docs\", \"thumbs:allow-resize\", \"window:default\"");
+    write("capabilities.d/a.toml", &capability);
+    let unknown = check(&[]).expect(1).stderr;
+    for part in ["\"fs:docs\"", "\"thumbs:allow-resize\"", "\"window:default\""] {
+        assert!(unknown.contains(part), "{part} in {unknown}");
+    }
+    write(
+        "permissions.d/fs/docs.toml",
+        "[[set]]\nidentifier = \"docs\"\npermissions = [\"allow-read-file\"]\n",
+    );
+    write(
+        "interfaces.d/thumbs.json",
+        r#"{"methods": [{"name": "thumbs.resize"}], "x-invoked": {"plugin": "thumbs"}}"#,
+    );
+    let left = check(&[]).expect(1).stderr;
+    assert!(left.contains("permission \"window:default\"") && left.contains("has 1 error"), "{left}");
+    let ended = check(&["--tauri-compat"]).expect(0);
+    assert!(
+        ended.text().contains("1 warning") && ended.stderr.contains("no plugin \"window\" is here"),
+        "{}",
+        ended.stderr
+    );
+    check(&["--tauri-compat", "--strict"]).expect(1);
+    // Named, they stand in for those.
+    let nowhere = config.path().to_str().expect("text").to_owned() + "/nowhere";
+    for flag in ["--permissions", "--interfaces"] {
+        let ended = check(&["--tauri-compat", flag, &nowhere]).expect(1);
+        assert!(ended.stderr.contains(&nowhere), "{flag}: {}", ended.stderr);
+    }
+    write(
+        "permissions.d/fs/bad.toml",
+        "[[permission]]\nidentifier = \"p\"\ncommands.allow = [\"raed_file\"]\n",
+    );
+    let bad = check(&["--tauri-compat"]).expect(1).stderr;
+    assert!(bad.contains("bad.toml:3:19") && bad.contains("did you mean \"read_file\"?"), "{bad}");
+}
+
+#[test]
+fn a_permission_that_is_pending_is_listed_and_fails_when_strict() {
+    let text = SOUND.replace("\"core:default\"", "\"thumbs:allow-resize\"") + "provide = [\"thumbs\"]\n";
+    let ended = check("a.toml", &text, &[]).expect(0);
+    assert!(ended.stderr.contains("\"thumbs:allow-resize\" is pending"), "{}", ended.stderr);
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("a.toml"), text).expect("written");
+    ctl(&["check", "--strict", directory.path().to_str().expect("text")]).expect(1);
+}
+
 #[test]
 fn doctor_fails_where_no_daemon_answers_and_says_what_to_do() {
     let directory = tempfile::tempdir().expect("a directory");

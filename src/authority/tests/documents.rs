@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use invoked_proto::name::PluginName;
 use serde_json::Value;
 
 use super::{PeerFacts, Users, ana, bob, lines, policy};
@@ -31,9 +32,19 @@ fn blocks(document: &str) -> Vec<Block<'_>> {
     blocks
 }
 
-fn load(block: &Block<'_>) -> Result<CompiledPolicy, Vec<PolicyError>> {
+fn load(block: &Block<'_>, beside: &[&Block<'_>]) -> Result<CompiledPolicy, Vec<PolicyError>> {
     let format = if block.info == "json" { Format::Json } else { Format::Toml };
-    policy().document(Source::new("gallery.toml", None, block.text.as_str()), format).compile()
+    let mut policy = policy().document(Source::new("gallery.toml", None, block.text.as_str()), format);
+    for file in beside {
+        let source = Source::new("beside", None, file.text.as_str());
+        policy = match file.info.split(' ').collect::<Vec<_>>()[..] {
+            ["toml", "permissions", plugin] => {
+                policy.permission_file(source, Format::Toml, Some(PluginName::parse(plugin).unwrap()))
+            }
+            _ => policy.interface(source),
+        };
+    }
+    policy.compile()
 }
 
 fn peer(name: &str) -> PeerFacts {
@@ -57,8 +68,8 @@ fn row(line: &str) -> Option<[&str; 4]> {
     }
 }
 
-fn check_sample(block: &Block<'_>) {
-    let compiled = load(block).unwrap_or_else(|errors| panic!("{}\n{}", block.text, lines(&errors)));
+fn check_sample(block: &Block<'_>, beside: &[&Block<'_>]) {
+    let compiled = load(block, beside).unwrap_or_else(|errors| panic!("{}\n{}", block.text, lines(&errors)));
     let mut seen = (false, false);
     for [who, command, argument, verdict] in block.after.iter().filter_map(|line| row(line)) {
         let grants = compiled.snapshot.peer(&peer(who));
@@ -79,14 +90,17 @@ fn every_sample_of_the_policy_guide_does_what_it_says() {
     let document = std::fs::read_to_string(path).unwrap();
     let blocks = blocks(&document);
     let (mut samples, mut outputs) = (0, 0);
+    // Files that the next sample is read with.
+    let mut beside = Vec::new();
     for (i, block) in blocks.iter().enumerate() {
         match block.info.split(' ').collect::<Vec<_>>()[..] {
+            ["toml", "permissions", _] | ["json", "interface"] => beside.push(block),
             ["toml" | "json"] => {
-                check_sample(block);
+                check_sample(block, &std::mem::take(&mut beside));
                 samples += 1;
             }
             ["toml", "refused"] => {
-                let errors = load(block).expect_err("this sample is refused");
+                let errors = load(block, &[]).expect_err("this sample is refused");
                 assert_eq!(lines(&errors), blocks[i + 1].text);
                 outputs += 1;
             }
@@ -95,7 +109,7 @@ fn every_sample_of_the_policy_guide_does_what_it_says() {
             ["console"] | ["console", "daemon"] => {}
             ["text", "explain", identifier, who, command, argument] => {
                 let named = |b: &&Block<'_>| b.text.contains(&format!("= \"{identifier}\""));
-                let compiled = load(blocks.iter().find(named).unwrap()).unwrap();
+                let compiled = load(blocks.iter().find(named).unwrap(), &[]).unwrap();
                 let explanation =
                     compiled.snapshot.explain(&peer(who), command, Some(&Value::from(argument)));
                 assert_eq!(format!("{explanation}\n"), block.text);
@@ -104,5 +118,6 @@ fn every_sample_of_the_policy_guide_does_what_it_says() {
             ref other => panic!("a block that nothing checks: {other:?}"),
         }
     }
+    assert!(beside.is_empty(), "a file that no sample is read with");
     assert!(samples >= 7 && outputs >= 2, "{samples} samples, {outputs} outputs");
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::{Users, ana, lines, manifests, may};
-use crate::authority::load::{MAX_FILE_LEN, PolicyDirectory, load};
+use crate::authority::load::{DirectoryContents, MAX_FILE_LEN, PolicyDirectory, load};
 use crate::authority::{CompiledPolicy, Policy, PolicyError};
 
 const GREET: &str = "identifier = 'greet'\npeers = ['user:ana']\npermissions = ['allow-greet']\n";
@@ -222,4 +222,70 @@ fn every_unsafe_file_is_named_at_once() {
     world.mode(&world.path("greet.toml"), 0o666);
     world.mode(&world.path("other.toml"), 0o666);
     assert_eq!(world.load().unwrap_err().len(), 2);
+}
+
+#[test]
+fn permission_files_lie_in_a_directory_of_their_plugin_and_interfaces_in_one_of_theirs() {
+    let world = World::new();
+    let (permissions, interfaces) =
+        (world.root.path().join("permissions.d"), world.root.path().join("interfaces.d"));
+    for directory in [&permissions, &interfaces, &permissions.join("fs")] {
+        fs::create_dir(directory).unwrap();
+        world.mode(directory, 0o755);
+    }
+    let write = |path: PathBuf, text: &str| {
+        fs::write(&path, text).unwrap();
+        world.mode(&path, 0o644);
+    };
+    let set =
+        |name: &str, member: &str| format!("[[set]]\nidentifier = '{name}'\npermissions = ['{member}']\n");
+    write(permissions.join("own.toml"), &set("greets", "allow-greet"));
+    write(permissions.join("fs/flushes.toml"), &set("flushes", "allow-flush"));
+    write(
+        permissions.join("keyed.json"),
+        r#"{"plugin": "core", "set": [{"identifier": "pings", "permissions": ["allow-ping"]}]}"#,
+    );
+    let interface = r#"{"methods": [{"name": "thumbs.resize"}], "x-invoked": {"plugin": "thumbs"}}"#;
+    write(interfaces.join("thumbs.json"), interface);
+    world.write(
+        "greet.toml",
+        "identifier = 'c'\npeers = ['user:ana']\npermissions = ['greets', 'fs:flushes', 'core:pings', 'thumbs:allow-resize']\n",
+    );
+    let load = || {
+        let policy = manifests().into_iter().fold(Policy::new(world.uid, &Users), Policy::manifest);
+        load(
+            policy,
+            &[
+                PolicyDirectory::required(world.dir()),
+                PolicyDirectory::required(&permissions).of(DirectoryContents::Permissions),
+                PolicyDirectory::optional(&interfaces).of(DirectoryContents::Interfaces),
+            ],
+        )
+    };
+    let compiled = load().unwrap_or_else(|errors| panic!("{}", lines(&errors)));
+    assert_eq!(lines(&compiled.warnings), "");
+    for command in ["greet", "fs.flush", "core.ping", "thumbs.resize"] {
+        assert!(may(&compiled, &ana(), command), "{command}");
+    }
+
+    // They are files of the policy like any other.
+    fs::create_dir(permissions.join("fs/deep")).unwrap();
+    write(permissions.join("README"), "x");
+    write(interfaces.join("a.toml"), "x");
+    let skipped = lines(&load().unwrap().warnings).replace(world.root.path().to_str().unwrap(), "…");
+    assert_eq!(
+        skipped,
+        "…/permissions.d/README: skipped: a permission file ends in .toml or .json\n\
+         …/permissions.d/fs/deep: skipped: a permission file ends in .toml or .json\n\
+         …/interfaces.d/a.toml: skipped: an interface file ends in .json\n"
+    );
+    fs::create_dir(permissions.join("no plugin")).unwrap();
+    world.mode(&permissions.join("fs"), 0o777);
+    let refused = lines(&load().unwrap_err()).replace(world.root.path().to_str().unwrap(), "…");
+    assert_eq!(
+        refused,
+        "…/permissions.d/fs: refused: everyone may write it (mode 0777); chmod go-w …/permissions.d/fs\n\
+         …/permissions.d/no plugin: a directory of permission files is called by their plugin: ' ' may not stand at byte \
+         2 of a name\n"
+    );
 }

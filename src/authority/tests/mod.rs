@@ -4,12 +4,15 @@ mod documents;
 mod explanations;
 mod files;
 mod fixtures;
+mod interfaces;
 mod kept;
 mod keys;
 mod narrowing;
+mod permissions;
 mod processes;
 mod properties;
 mod reference;
+mod schemas;
 mod scopes;
 mod verdicts;
 

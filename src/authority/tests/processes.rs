@@ -172,8 +172,10 @@ fn what_this_daemon_can_not_tell_is_refused_at_load() {
 fn an_interpreter_is_warned_of_and_each_executable_noted() {
     let said = |exe: &str| {
         let policy = for_peers(&format!("{{ uid = 5, exe = '{exe}' }}"));
-        assert_eq!(lines(&policy.notes).lines().count(), 1, "{}", lines(&policy.notes));
-        assert!(lines(&policy.notes).contains(":2:27: an executable is no boundary within one uid"));
+        assert_eq!(lines(policy.snapshot.notes()).lines().count(), 1, "{}", lines(policy.snapshot.notes()));
+        assert!(
+            lines(policy.snapshot.notes()).contains(":2:27: an executable is no boundary within one uid")
+        );
         lines(&policy.warnings)
     };
     for exe in ["/usr/lib/app/gallery", "/usr/lib/app/*", "/usr/lib/shell"] {

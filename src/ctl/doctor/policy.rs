@@ -2,14 +2,14 @@
 
 use super::super::args::Global;
 use super::super::check::counted;
-use super::super::policy_files::{Plugins, PolicyFiles, is_there};
+use super::super::policy_files::{Loaded, Named, Plugins, PolicyFiles, is_there};
 use super::Finding;
 use crate::error::BuildError;
 
 const CHECK: &str = "policy";
 
 pub(super) fn findings(global: &Global) -> Vec<Finding> {
-    let files = match PolicyFiles::by_rule(global) {
+    let files = match PolicyFiles::of(global, Named::default()) {
         Ok(files) => files,
         Err(error) => {
             return vec![Finding::fail(
@@ -20,24 +20,23 @@ pub(super) fn findings(global: &Global) -> Vec<Finding> {
         }
     };
     let mut findings: Vec<Finding> = files
-        .directories
-        .iter()
+        .capabilities()
         .filter(|directory| !is_there(directory))
         .map(|directory| {
             let detail = format!("{} is not there: only the built-in policy holds", directory.display());
             Finding::warn(CHECK, detail, "put capability files there, or start a daemon with --dev to try")
         })
         .collect();
-    let directories: Vec<String> = files.directories.iter().map(|path| path.display().to_string()).collect();
+    let directories: Vec<String> = files.capabilities().map(|path| path.display().to_string()).collect();
     let directories = directories.join(", ");
     match files.load(Plugins::BuiltIn) {
-        Ok((capabilities, warnings)) if warnings.is_empty() => {
+        Ok(Loaded { capabilities, warnings, .. }) if warnings.is_empty() => {
             findings.push(Finding::ok(
                 CHECK,
                 format!("{} in force ({directories})", counted(capabilities, "capability")),
             ));
         }
-        Ok((capabilities, warnings)) => findings.push(Finding::warn(
+        Ok(Loaded { capabilities, warnings, .. }) => findings.push(Finding::warn(
             CHECK,
             format!(
                 "{} in force, {} ({directories})",
