@@ -13,9 +13,10 @@ use super::embedded::quoted;
 use super::grants::{Denial, Grant, PeerGrants, Verdict};
 use super::path::PathScope;
 use super::peer::PeerFacts;
+use super::remote::literal_realm;
 use super::resolve::CapabilityRules;
 use super::scope::{
-    GrantScope, ScopeDefault, ScopeDenial, ScopeItem, ScopeKind, ScopeObjectMatch, ScopeVerdict,
+    GlobScope, GrantScope, ScopeDefault, ScopeDenial, ScopeItem, ScopeKind, ScopeObjectMatch, ScopeVerdict,
 };
 use super::snapshot::PolicySnapshot;
 
@@ -346,6 +347,17 @@ impl PolicySnapshot {
             let allow = value.map(quoted).unwrap_or_default();
             permission = format!("{{ identifier = {permission}, allow = [{allow}] }}");
         }
+        let mut calls = String::new();
+        if let Some(remote) = &facts.remote {
+            let Some(realm) = literal_realm(&remote.realm) else {
+                return Remedy::Advice(
+                    "no pattern means this realm alone, so there is nothing narrow to add".to_owned(),
+                );
+            };
+            let account = quoted(GlobScope::escape(&remote.account));
+            calls =
+                format!("local = false\nremote = {{ urls = [{}], accounts = [{account}] }}\n", quoted(realm));
+        }
         let stem = format!("uid-{}-{command}", facts.uid);
         let taken = |id: &str| self.capabilities.iter().any(|c| &*c.identifier == id);
         let identifier = std::iter::once(stem.clone())
@@ -355,7 +367,7 @@ impl PolicySnapshot {
         Remedy::File {
             name: format!("{identifier}.toml"),
             text: format!(
-                "identifier = \"{identifier}\"\npeers = [\"uid:{}\"]\npermissions = [{permission}]{note}\n",
+                "identifier = \"{identifier}\"\npeers = [\"uid:{}\"]\n{calls}permissions = [{permission}]{note}\n",
                 facts.uid
             ),
         }

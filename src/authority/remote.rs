@@ -83,6 +83,13 @@ struct RealmPattern {
     port: Option<Vec<Token>>,
 }
 
+/// The pattern that means this realm and no other, if there is one.
+pub(crate) fn literal_realm(realm: &str) -> Option<&str> {
+    let plain =
+        !realm.contains('*') && RealmPattern::parse(realm).is_ok_and(|pattern| pattern.matches(realm));
+    plain.then_some(realm)
+}
+
 /// The parts of `scheme://host:port`, of which scheme and port may be missing.
 struct Realm<'t> {
     scheme: Option<&'t str>,
@@ -153,7 +160,7 @@ fn part_matches(pattern: Option<&[Token]>, part: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::RealmPattern;
+    use super::{RealmPattern, literal_realm};
 
     fn matches(pattern: &str, realm: &str) -> bool {
         RealmPattern::parse(pattern).unwrap().matches(realm)
@@ -197,6 +204,16 @@ mod tests {
             for realm in no {
                 assert!(!matches(pattern, realm), "{pattern} must not match {realm}");
             }
+        }
+    }
+
+    #[test]
+    fn a_realm_is_its_own_pattern_unless_it_holds_a_star() {
+        for realm in ["https://app.example", "https://[::1]:80", "corp.example"] {
+            assert_eq!(literal_realm(realm), Some(realm));
+        }
+        for realm in ["https://*.example", "*", "https://a/b", "", "https://[a-z].example"] {
+            assert_eq!(literal_realm(realm), None, "{realm}");
         }
     }
 

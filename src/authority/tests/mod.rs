@@ -14,6 +14,7 @@ mod properties;
 mod reference;
 mod schemas;
 mod scopes;
+mod tauri_acl;
 mod verdicts;
 
 use std::path::PathBuf;

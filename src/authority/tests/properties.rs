@@ -10,12 +10,13 @@ use proptest::{collection, prop_assert, prop_assert_eq, prop_oneof};
 use serde_json::Value;
 
 use super::reference::{
-    COMMANDS, Capability, Entry, Matcher, PATHS, PATTERNS, Question, SHIPPED, allowed, manifests,
+    COMMANDS, Capability, Entry, Matcher, NAMED, PATHS, PATTERNS, Question, SHIPPED, WINDOWS, allowed,
+    manifests,
 };
 use super::{OWN, Users, ana, bob, lines};
 use crate::authority::{
-    CompiledPolicy, Format, PathScope, PeerFacts, PeerGrants, Policy, PolicySnapshot, ProcessFact,
-    ProcessFacts, Source, Verdict,
+    CompiledPolicy, Format, PathScope, PeerFacts, PeerGrants, Platform, Policy, PolicySnapshot, ProcessFact,
+    ProcessFacts, Remote, Source, Verdict,
 };
 
 fn capabilities() -> impl Strategy<Value = Vec<Capability>> {
@@ -37,9 +38,27 @@ fn capabilities() -> impl Strategy<Value = Vec<Capability>> {
                 // Denials outweigh everything: with one in every entry nothing would be left to compare.
                 deny: if permission.takes_scope && denies == 0 { deny } else { Vec::new() },
             });
-    let capability = (collection::vec(matcher, 1..3), collection::vec(entry, 0..5))
-        .prop_map(|(peers, entries)| Capability { peers, entries });
+    let windows = collection::vec(select(&WINDOWS[..]).prop_map(|(pattern, _)| pattern), 0..2);
+    let context = prop_oneof![6 => Just((true, false)), 1 => Just((true, true)), 1 => Just((false, true))];
+    let platforms = prop_oneof![
+        6 => Just(&[][..]),
+        1 => Just(&["linux", "windows"][..]),
+        1 => Just(&["macOS"][..]),
+    ];
+    let capability =
+        (collection::vec(matcher, 0..3), windows, collection::vec(entry, 0..5), context, platforms).prop_map(
+            |(mut peers, windows, entries, (local, remote), platforms)| {
+                if peers.is_empty() && windows.is_empty() {
+                    peers.push(Matcher::Everyone);
+                }
+                Capability { peers, windows, entries, local, remote, platforms: platforms.to_vec() }
+            },
+        );
     collection::vec(capability, 0..5)
+}
+
+fn from(facts: PeerFacts, realm: &str) -> PeerFacts {
+    facts.on_behalf_of(Remote { realm: realm.to_owned(), account: "eve".to_owned() })
 }
 
 fn peers() -> Vec<PeerFacts> {
@@ -55,6 +74,9 @@ fn peers() -> Vec<PeerFacts> {
             .with_executable(ProcessFact::Known("/usr/bin/y".into()))
             .with_unit(ProcessFact::Known("a.service".to_owned())),
         plain(65_534, &[100]),
+        from(ana(), "https://a.example"),
+        from(plain(OWN, &[7]), "https://a.example"),
+        from(ana(), "http://a.example"),
         plain(5, &[7, 100]),
     ]
 }
@@ -62,6 +84,15 @@ fn peers() -> Vec<PeerFacts> {
 fn compile(capabilities: &[Capability], more: Option<&str>) -> CompiledPolicy {
     let policy = Policy::new(OWN, &Users).process_facts(ProcessFacts::Confirmed);
     let mut policy = manifests().into_iter().fold(policy, Policy::manifest);
+    policy = policy.platform(Platform::Linux);
+    let named: String = NAMED
+        .iter()
+        .map(|(name, matchers)| {
+            let matchers: Vec<_> = matchers.iter().map(Matcher::toml).collect();
+            format!("{name} = [{}]\n", matchers.join(", "))
+        })
+        .collect();
+    policy = policy.document(Source::new("peers.toml", None, format!("[peers]\n{named}")), Format::Toml);
     let texts = capabilities.iter().enumerate().map(|(i, capability)| capability.toml(&format!("c{i}")));
     for (i, text) in texts.chain(more.map(str::to_owned)).enumerate() {
         policy = policy.document(Source::new(format!("{i}.toml"), None, text), Format::Toml);

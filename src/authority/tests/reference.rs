@@ -2,14 +2,33 @@
 //! nor the order of files, and goes through everything for each question.
 
 use super::{OWN, plugin};
-use crate::authority::{PeerFacts, Permission, PluginManifest, ProcessFact, ScopeDefault, ScopeKind};
+use crate::authority::{
+    PeerFacts, Permission, Platform, PluginManifest, ProcessFact, ScopeDefault, ScopeKind,
+};
 
 /// A capability as the reference has it; [`toml`](Self::toml) writes it down for the other evaluator.
 #[derive(Clone, Debug)]
 pub(super) struct Capability {
     pub(super) peers: Vec<Matcher>,
+    /// Patterns over the names of [`NAMED`].
+    pub(super) windows: Vec<&'static str>,
     pub(super) entries: Vec<Entry>,
+    /// For calls of peers themselves, of `https://a.example`, of neither.
+    pub(super) local: bool,
+    pub(super) remote: bool,
+    /// Where it applies; everywhere when empty. The policies of these tests are Linux's.
+    pub(super) platforms: Vec<&'static str>,
 }
+
+/// `[peers]`, in a file of its own.
+pub(super) const NAMED: [(&str, &[Matcher]); 3] = [
+    ("main", &[Matcher::Uid(1000)]),
+    ("side-1", &[Matcher::Both(1001, 100)]),
+    ("side-2", &[Matcher::OwnUid, Matcher::Gid(7)]),
+];
+/// Patterns over them, with the names that they match, by hand.
+pub(super) const WINDOWS: [(&str, &[&str]); 4] =
+    [("main", &["main"]), ("side-*", &["side-1", "side-2"]), ("*-[!1]", &["side-2"]), ("?ain", &["main"])];
 
 #[derive(Clone, Debug)]
 pub(super) enum Matcher {
@@ -68,7 +87,7 @@ const NOT_PING: Part = Part { plugin: "core", deny: &["core.ping"], ..NONE };
 const NOT_STOP: Part = Part { plugin: "core", deny: &["core.provide"], ..NONE };
 const PROVIDE: Part = Part { plugin: "core", allow: &["core.provide"], ..NONE };
 
-pub(super) static SHIPPED: [Shipped; 21] = [
+pub(super) static SHIPPED: [Shipped; 23] = [
     Shipped { identifier: "p:allow-a", takes_scope: true, parts: &[P_A] },
     Shipped { identifier: "p:allow-b", takes_scope: true, parts: &[P_B] },
     Shipped { identifier: "p:allow-c", takes_scope: false, parts: &[P_C] },
@@ -81,6 +100,8 @@ pub(super) static SHIPPED: [Shipped; 21] = [
     Shipped { identifier: "p:all", takes_scope: true, parts: &[P_A, P_C, P_B, PUBLIC, HIDE] },
     Shipped { identifier: "p:docs", takes_scope: true, parts: &[DOCS] },
     Shipped { identifier: "p:read-docs", takes_scope: true, parts: &[P_B, DOCS] },
+    Shipped { identifier: "p:elsewhere", takes_scope: false, parts: &[] },
+    Shipped { identifier: "p:partly", takes_scope: true, parts: &[P_A] },
     Shipped { identifier: "q:across", takes_scope: true, parts: &[Q_A, Q_DOCS, P_C, HIDE] },
     Shipped { identifier: "q:allow-a", takes_scope: true, parts: &[Q_A] },
     Shipped { identifier: "allow-greet", takes_scope: false, parts: &[GREET] },
@@ -116,6 +137,11 @@ pub(super) fn manifests() -> [PluginManifest; 4] {
         scope_deny: vec!["/z/2".into()],
         ..permission("docs", &[], &[])
     };
+    let elsewhere = Permission {
+        platforms: vec![Platform::Windows, Platform::MacOs],
+        ..permission("elsewhere", &["c"], &["a"])
+    };
+    let here = Permission { platforms: vec![Platform::Linux], ..permission("here", &["a"], &[]) };
     let q_docs = Permission { scope_allow: Some(vec!["/x".into()]), ..permission("docs", &[], &[]) };
     let hide = Permission { scope_deny: vec!["/y".into()], ..permission("hide", &[], &[]) };
     [
@@ -128,6 +154,9 @@ pub(super) fn manifests() -> [PluginManifest; 4] {
             .permission(permission("scope", &[], &[]))
             .permission(hide)
             .permission(docs)
+            .permission(elsewhere)
+            .permission(here)
+            .set("partly", "", ["here", "elsewhere"])
             .set("read-docs", "", ["allow-b", "docs"])
             .set("all", "", ["default", "allow-b", "public", "hide"])
             .default_set(["allow-a", "allow-c"])
@@ -149,19 +178,7 @@ pub(super) fn manifests() -> [PluginManifest; 4] {
 impl Capability {
     pub(super) fn toml(&self, identifier: &str) -> String {
         let list = |values: &[&str]| values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
-        let peers: Vec<String> = self
-            .peers
-            .iter()
-            .map(|peer| match peer {
-                Matcher::Uid(uid) => format!("\"uid:{uid}\""),
-                Matcher::Gid(gid) => format!("{{ gid = {gid} }}"),
-                Matcher::Both(uid, gid) => format!("{{ uid = {uid}, gid = {gid} }}"),
-                Matcher::OwnUid => "\"self\"".to_owned(),
-                Matcher::Everyone => "\"everyone\"".to_owned(),
-                Matcher::Exe(path) => format!("{{ uid = {OWN}, exe = \"{path}\" }}"),
-                Matcher::Unit(unit) => format!("{{ uid = {OWN}, unit = \"{unit}\" }}"),
-            })
-            .collect();
+        let peers: Vec<String> = self.peers.iter().map(Matcher::toml).collect();
         let entries: Vec<String> = self
             .entries
             .iter()
@@ -172,16 +189,52 @@ impl Capability {
                 format!("{{ identifier = \"{}\"{allow}{deny} }}", entry.permission.identifier)
             })
             .collect();
-        format!(
-            "identifier = \"{identifier}\"\npeers = [{}]\npermissions = [{}]\n",
-            peers.join(", "),
-            entries.join(", ")
-        )
+        let mut text = format!("identifier = \"{identifier}\"\npermissions = [{}]\n", entries.join(", "));
+        if !peers.is_empty() {
+            text.push_str(&format!("peers = [{}]\n", peers.join(", ")));
+        }
+        if !self.windows.is_empty() {
+            text.push_str(&format!("windows = [{}]\n", list(&self.windows)));
+        }
+        if !self.platforms.is_empty() {
+            text.push_str(&format!("platforms = [{}]\n", list(&self.platforms)));
+        }
+        if self.remote {
+            text.push_str("remote = { urls = [\"https://*.example\"] }\n");
+        }
+        text.push_str(&format!("local = {}\n", self.local));
+        text
+    }
+
+    fn matches(&self, peer: &PeerFacts) -> bool {
+        let here = self.platforms.is_empty() || self.platforms.contains(&"linux");
+        let meant = match &peer.remote {
+            None => self.local,
+            Some(remote) => self.remote && remote.realm == "https://a.example",
+        };
+        let stands_for = |window: &&str| WINDOWS.iter().find(|(pattern, _)| pattern == window).unwrap().1;
+        let named = |name: &&str| NAMED.iter().find(|(known, _)| known == name).unwrap().1;
+        let mut windows = self.windows.iter().flat_map(stands_for).flat_map(named);
+        here && meant && (self.peers.iter().any(|m| m.matches(peer)) || windows.any(|m| m.matches(peer)))
+    }
+}
+
+impl Matcher {
+    pub(super) fn toml(&self) -> String {
+        match self {
+            Matcher::Uid(uid) => format!("\"uid:{uid}\""),
+            Matcher::Gid(gid) => format!("{{ gid = {gid} }}"),
+            Matcher::Both(uid, gid) => format!("{{ uid = {uid}, gid = {gid} }}"),
+            Matcher::OwnUid => "\"self\"".to_owned(),
+            Matcher::Everyone => "\"everyone\"".to_owned(),
+            Matcher::Exe(path) => format!("{{ uid = {OWN}, exe = \"{path}\" }}"),
+            Matcher::Unit(unit) => format!("{{ uid = {OWN}, unit = \"{unit}\" }}"),
+        }
     }
 
     fn matches(&self, peer: &PeerFacts) -> bool {
         let in_group = |gid: u32| gid != 65_534 && (peer.gid == gid || peer.groups.contains(&gid));
-        self.peers.iter().any(|matcher| match *matcher {
+        match *self {
             Matcher::Uid(uid) => peer.uid == uid,
             Matcher::Gid(gid) => in_group(gid),
             Matcher::Both(uid, gid) => peer.uid == uid && in_group(gid),
@@ -192,7 +245,7 @@ impl Capability {
                     && matches!(&peer.executable, ProcessFact::Known(e) if e.to_str() == Some(path))
             }
             Matcher::Unit(unit) => peer.uid == OWN && peer.unit == ProcessFact::Known(unit.to_owned()),
-        })
+        }
     }
 }
 
@@ -220,8 +273,9 @@ pub(super) fn allowed(capabilities: &[Capability], question: &Question<'_>) -> b
         return false;
     }
     let keeps = |name: &str| kept.is_none_or(|kept| kept.iter().any(|k| k == name));
-    // Rule 5: the embedded policy, which nothing takes away.
-    if (peer.uid == 0 || peer.uid == OWN)
+    // Rule 5: the embedded policy, which nothing takes away, for calls of these peers themselves.
+    if peer.remote.is_none()
+        && (peer.uid == 0 || peer.uid == OWN)
         && matches!(command, "core.ping" | "core.reload")
         && keeps("operate")
     {
