@@ -279,7 +279,8 @@ impl<N> Builder<Wry, N> {
             ceilings: self.config.ceilings(),
             state: SourceState::default(),
         };
-        let compiled = source.load().map_err(BuildError::Policy)?;
+        let proposal = source.load().map_err(BuildError::Policy)?;
+        let compiled = source.adopt(proposal);
         let mut package = PackageInfo::default();
         package.name = self.app.unwrap_or(package.name);
         package.version = self.version.unwrap_or(package.version);

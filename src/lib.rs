@@ -48,7 +48,7 @@ pub use app::{App, AppHandle, Emitter, Listener, Manager, PackageInfo, Webview, 
 pub use builder::{Builder, Named, Unnamed};
 pub use config::Config;
 pub use context::Context;
-pub use daemon::{DaemonHandle, ReloadError, Reloaded, Running};
+pub use daemon::{ChangeError, DaemonHandle, ReloadError, Reloaded, Running, RuntimeAuthority};
 pub use error::{BuildError, Error, Result};
 pub use invoked_transport as transport;
 pub use ipc::{Runtime, State, Wry};

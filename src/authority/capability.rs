@@ -86,6 +86,10 @@ impl Platform {
         }
     }
 
+    pub(crate) fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
+    }
+
     /// The platform of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {

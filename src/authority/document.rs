@@ -63,6 +63,27 @@ impl Node {
         }
     }
 
+    /// The tree of a value that was not read from a text: it has no places.
+    pub(crate) fn unplaced(value: &Value) -> Node {
+        let value = match value {
+            Value::Null => NodeValue::Null,
+            Value::Bool(b) => NodeValue::Bool(*b),
+            Value::Number(n) => NodeValue::Number(n.clone()),
+            Value::String(text) => NodeValue::String(text.clone()),
+            Value::Array(items) => NodeValue::Array(items.iter().map(Node::unplaced).collect()),
+            Value::Object(map) => NodeValue::Table(
+                map.iter()
+                    .map(|(key, value)| Entry {
+                        key: key.clone(),
+                        key_span: 0..0,
+                        node: Node::unplaced(value),
+                    })
+                    .collect(),
+            ),
+        };
+        Node { span: 0..0, value }
+    }
+
     /// What kind of value it is, for "a list is wanted, this is a number".
     pub(crate) fn kind(&self) -> &'static str {
         match self.value {

@@ -8,6 +8,7 @@
 //! [`PeerGrants`], and these a [`Verdict`] for each command; a [`Grant`] then judges arguments. Nothing is allowed that
 //! no capability allows.
 
+mod builder;
 mod capability;
 mod document;
 mod embedded;
@@ -39,6 +40,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use self::builder::{AddedCapability, CapabilityBuilder, RuntimeCapability};
 pub use self::capability::{Platform, TauriFiles};
 pub use self::document::Format;
 pub use self::embedded::DevOptions;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use invoked_proto::name::PluginName;
 
+use super::builder::AddedCapability;
 use super::capability::{Capability, CapabilityReader, Platform, TauriFiles};
 use super::document::{Format, Node};
 use super::embedded::{DevOptions, dev_policy, operate_policy};
@@ -62,6 +63,7 @@ pub struct Policy<'a> {
     documents: Vec<(Source, Format)>,
     permission_files: Vec<(Source, Format, Option<PluginName>)>,
     interfaces: Vec<Source>,
+    added: Vec<AddedCapability>,
     variables: BTreeMap<ScopeVariable, PathBuf>,
     instance: Instance,
     platform: Platform,
@@ -91,6 +93,7 @@ impl<'a> Policy<'a> {
             documents: Vec::new(),
             permission_files: Vec::new(),
             interfaces: Vec::new(),
+            added: Vec::new(),
             variables: BTreeMap::new(),
             instance: Instance::User,
             platform: Platform::current(),
@@ -141,6 +144,12 @@ impl<'a> Policy<'a> {
     /// Adds an interface file, JSON: the manifest of a plugin that a provider serves or will serve.
     pub fn interface(mut self, source: Source) -> Self {
         self.interfaces.push(source);
+        self
+    }
+
+    /// Adds a capability that has no file.
+    pub fn capability(mut self, capability: AddedCapability) -> Self {
+        self.added.push(capability);
         self
     }
 
@@ -199,7 +208,12 @@ impl<'a> Policy<'a> {
         if let Some(directory) = &dev {
             variables.insert(ScopeVariable::Dir, directory.clone());
         }
-        let files = self.capabilities(self.documents.iter().map(|(s, f)| (s, *f)), &mut findings);
+        let documents = self.documents.iter();
+        let mut trees: Vec<_> =
+            documents.filter_map(|(source, format)| parsed(source, *format, &mut findings)).collect();
+        let added = self.added.iter().map(|added| Some((added.source(), added.parse(&mut findings)?)));
+        trees.extend(added.flatten());
+        let files = self.capabilities(&trees, &mut findings);
         let provided = files.iter().flat_map(|c| &c.provide).map(|plugin| plugin.name.clone()).collect();
         let before = findings.errors.len();
         let registry = self.registry(&provided, &mut findings);
@@ -221,7 +235,8 @@ impl<'a> Policy<'a> {
         let embedded = self.embedded(&registry, dev.as_deref());
         let mut rules = Vec::new();
         for (source, origin) in &embedded {
-            let read = self.capabilities([(source, Format::Toml)], &mut findings);
+            let tree: Vec<_> = parsed(source, Format::Toml, &mut findings).into_iter().collect();
+            let read = self.capabilities(&tree, &mut findings);
             rules.extend(read.into_iter().map(|c| resolver.resolve(c, *origin, &mut findings)));
         }
         for capability in files {
@@ -300,11 +315,7 @@ impl<'a> Policy<'a> {
     }
 
     /// The capabilities of some files, which may use each other's named peers.
-    fn capabilities<'s>(
-        &self,
-        sources: impl IntoIterator<Item = (&'s Source, Format)>,
-        findings: &mut Findings,
-    ) -> Vec<Capability> {
+    fn capabilities(&self, trees: &[(&Source, Node)], findings: &mut Findings) -> Vec<Capability> {
         let matchers =
             MatcherContext { users: self.users, own_uid: self.own_uid, process_facts: self.process_facts };
         let reader = CapabilityReader {
@@ -313,16 +324,17 @@ impl<'a> Policy<'a> {
             ceilings: &self.ceilings,
             tauri: self.tauri,
         };
-        let trees: Vec<(&Source, Node)> = sources
-            .into_iter()
-            .filter_map(|(source, format)| Some((source, Node::parse(source, format, findings)?)))
-            .collect();
         let mut named = NamedPeers::new();
-        for (source, root) in &trees {
+        for (source, root) in trees {
             reader.read_peers(source, root, &mut named, findings);
         }
         trees.iter().flat_map(|(source, root)| reader.read_file(source, root, &named, findings)).collect()
     }
+}
+
+/// A file with its tree, if its syntax is right.
+fn parsed<'s>(source: &'s Source, format: Format, findings: &mut Findings) -> Option<(&'s Source, Node)> {
+    Some((source, Node::parse(source, format, findings)?))
 }
 
 /// A file may be what `--dev` or `--print-policy` printed: only files are compared with each other.

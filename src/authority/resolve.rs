@@ -239,7 +239,10 @@ impl Resolver<'_> {
                 .try_for_each(|plugin| self.registry.check_scope(*plugin, item.value(), role, self.context));
             match checked {
                 Err(error) => {
-                    let located = place.error(error.message());
+                    let located = match place.is_placed() {
+                        true => place.error(error.message()),
+                        false => place.error(format!("scope value {}: {}", item.value(), error.message())),
+                    };
                     findings.error(match error.help() {
                         Some(help) => located.with_help(help),
                         None => located,

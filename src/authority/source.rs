@@ -15,13 +15,21 @@ struct SourceText {
     name: String,
     path: Option<PathBuf>,
     text: String,
+    /// Whether there is a text that people have before them, so that lines mean something.
+    is_placed: bool,
 }
 
 impl Source {
     /// A source called `name` in messages; `path` is where it was read, if it is a file.
     #[must_use]
     pub fn new(name: impl Into<String>, path: Option<PathBuf>, text: impl Into<String>) -> Self {
-        Source(Arc::new(SourceText { name: name.into(), path, text: text.into() }))
+        Source(Arc::new(SourceText { name: name.into(), path, text: text.into(), is_placed: true }))
+    }
+
+    /// A source without a text: messages have its name and no place.
+    pub(crate) fn named(name: impl Into<String>) -> Self {
+        let text = SourceText { name: name.into(), path: None, text: String::new(), is_placed: false };
+        Source(Arc::new(text))
     }
 
     /// The name that messages print.
@@ -111,9 +119,17 @@ impl Location {
         self.span.clone()
     }
 
+    /// Whether it lies in a text; else it is only a name.
+    pub(crate) fn is_placed(&self) -> bool {
+        self.source.0.is_placed
+    }
+
     /// An error that stands here.
     #[must_use]
     pub fn error(&self, message: impl Into<String>) -> PolicyError {
+        if !self.source.0.is_placed {
+            return PolicyError::unplaced(self.source.name(), message);
+        }
         PolicyError {
             file: self.source.name().to_owned(),
             position: Some(self.position()),
@@ -127,7 +143,10 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.source.name(), self.position().line)
+        match self.source.0.is_placed {
+            true => write!(f, "{}:{}", self.source.name(), self.position().line),
+            false => f.write_str(self.source.name()),
+        }
     }
 }
 

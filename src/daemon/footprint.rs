@@ -231,6 +231,27 @@ mod tests {
     }
 
     #[test]
+    fn directories_of_plugins_count_and_none_below_them() {
+        let (_guard, root) = place();
+        fs::create_dir_all(root.join("d/thumbs/deeper")).unwrap();
+        fs::write(root.join("d/thumbs/a.toml"), "x").unwrap();
+        let of = |path: &Path| {
+            Footprint::of(&[PolicyDirectory::optional(path).of(DirectoryContents::Permissions)])
+        };
+        let before = of(&root.join("d"));
+        for (path, concerns) in [
+            ("d/thumbs", true),
+            ("d/thumbs/b.toml", true),
+            ("d/other", true),
+            ("d/thumbs/deeper/c.toml", false),
+        ] {
+            assert_eq!(before.concerns(&root.join(path)), concerns, "{path}");
+        }
+        fs::write(root.join("d/thumbs/a.toml"), "y").unwrap();
+        assert_ne!(of(&root.join("d")), before);
+    }
+
+    #[test]
     fn where_a_way_ends_is_watched_for_its_going_on() {
         let (_guard, root) = place();
         let missing = root.join("a/b/c");

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use invoked_proto::registry::quotas;
 use serde_json::Value;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 
-use super::PolicySource;
+use super::authority::{InForce, RETRY, RuntimeAuthority};
+use super::policy_source::{PolicySource, Proposal};
 use crate::authority::{CompiledPolicy, Grant, PeerGrants, PolicyError, PolicySnapshot, ScopeDenial};
 use crate::ipc::PeerId;
 use crate::session::Hub;
@@ -36,7 +38,9 @@ struct Inner {
     /// True once the daemon is to stop.
     stop: watch::Sender<bool>,
     source: Arc<PolicySource>,
-    reloading: Semaphore,
+    in_force: InForce,
+    /// Held by whoever changes the policy.
+    turn: Semaphore,
     last_reload: Mutex<Option<Instant>>,
     /// Denials by a scope on their way to the log.
     denials: AtomicUsize,
@@ -51,6 +55,12 @@ pub struct Reloaded {
     pub capabilities: usize,
     /// What may not be what its author meant.
     pub warnings: Vec<PolicyError>,
+}
+
+impl Reloaded {
+    fn new(policy: &PolicySnapshot, warnings: Vec<PolicyError>) -> Self {
+        Reloaded { revision: policy.revision(), capabilities: policy.capability_count(), warnings }
+    }
 }
 
 /// A reload that changed nothing.
@@ -68,13 +78,14 @@ pub enum ReloadError {
 }
 
 impl DaemonHandle {
-    pub(crate) fn new(source: Arc<PolicySource>) -> (Self, mpsc::Receiver<Ask>) {
+    pub(crate) fn new(source: Arc<PolicySource>, policy: Arc<PolicySnapshot>) -> (Self, mpsc::Receiver<Ask>) {
         let (asks, receiver) = mpsc::channel(ASKS_MAX);
         let inner = Inner {
             asks,
             stop: watch::channel(false).0,
             source,
-            reloading: Semaphore::new(1),
+            in_force: InForce::new(policy),
+            turn: Semaphore::new(1),
             last_reload: Mutex::new(None),
             denials: AtomicUsize::new(0),
         };
@@ -84,6 +95,20 @@ impl DaemonHandle {
     /// Lets open calls end, then stops the daemon. Returns at once.
     pub fn shutdown(&self) {
         self.0.stop.send_replace(true);
+    }
+
+    /// The policy in force, to ask it and to change it.
+    #[must_use]
+    pub fn authority(&self) -> RuntimeAuthority {
+        RuntimeAuthority::new(self.clone())
+    }
+
+    pub(super) fn in_force(&self) -> &InForce {
+        &self.0.in_force
+    }
+
+    pub(super) fn source(&self) -> &Arc<PolicySource> {
+        &self.0.source
     }
 
     pub(super) fn stopping(&self) -> watch::Receiver<bool> {
@@ -96,7 +121,7 @@ impl DaemonHandle {
     /// # Errors
     /// Everything that is wrong with the files; the old policy stays in force then.
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
-        let Ok(_permit) = self.0.reloading.try_acquire() else { return Err(ReloadError::TooOften) };
+        let Some(_turn) = self.try_turn() else { return Err(ReloadError::TooOften) };
         if !self.may_reload(Instant::now()) {
             return Err(ReloadError::TooOften);
         }
@@ -116,13 +141,62 @@ impl DaemonHandle {
     async fn read_again(&self) -> Result<Reloaded, ReloadError> {
         let source = Arc::clone(&self.0.source);
         let loaded = tokio::task::spawn_blocking(move || source.load()).await;
-        let CompiledPolicy { snapshot, warnings, .. } =
-            loaded.map_err(|_| ReloadError::Stopped)?.map_err(ReloadError::Policy)?;
+        let proposal = loaded.map_err(|_| ReloadError::Stopped)?.map_err(ReloadError::Policy)?;
+        self.put_in_force(proposal).await.ok_or(ReloadError::Stopped)
+    }
+
+    /// Waits for the turn to change the policy; nobody else changes it while the result is held.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.turn.acquire().await.ok()
+    }
+
+    pub(super) fn try_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.turn.try_acquire().ok()
+    }
+
+    /// Puts a policy in force; `None` if the daemon has stopped. Only for who has the turn.
+    pub(super) async fn put_in_force(&self, proposal: Proposal) -> Option<Reloaded> {
+        let CompiledPolicy { snapshot, warnings, .. } = self.0.source.adopt(proposal);
         let policy = Arc::new(snapshot);
-        let prepared = self.prepare(&policy).await.ok_or(ReloadError::Stopped)?;
-        let (revision, capabilities) = (policy.revision(), policy.capability_count());
-        self.ask(move |hub| hub.set_policy(policy, prepared)).await.ok_or(ReloadError::Stopped)?;
-        Ok(Reloaded { revision, capabilities, warnings })
+        let reloaded = Reloaded::new(&policy, warnings);
+        if !self.0.in_force.set_before_begin(&policy) {
+            let prepared = self.prepare(&policy).await?;
+            self.ask(self.putting(policy, prepared)).await?;
+        }
+        Some(reloaded)
+    }
+
+    /// The same without a runtime. What the peers that are there are given is compiled here.
+    pub(super) fn put_in_force_blocking(&self, proposal: Proposal) -> Option<Reloaded> {
+        let CompiledPolicy { snapshot, warnings, .. } = self.0.source.adopt(proposal);
+        let policy = Arc::new(snapshot);
+        let reloaded = Reloaded::new(&policy, warnings);
+        if self.0.in_force.set_before_begin(&policy) {
+            return Some(reloaded);
+        }
+        let mut prepared = Vec::new();
+        let mut last = PeerId(0);
+        loop {
+            let after = last;
+            let peers = self.ask_blocking(move |hub| hub.with_broker(|broker| broker.peers_after(after)))?;
+            let Some((id, _)) = peers.last() else { break };
+            last = *id;
+            prepared.extend(peers.iter().map(|(_, holder)| holder.grants(&policy)));
+        }
+        self.ask_blocking(self.putting(policy, prepared))?;
+        Some(reloaded)
+    }
+
+    fn putting(
+        &self,
+        policy: Arc<PolicySnapshot>,
+        prepared: Vec<Arc<PeerGrants>>,
+    ) -> impl FnOnce(&Hub) + Send + 'static {
+        let handle = self.clone();
+        move |hub| {
+            hub.set_policy(Arc::clone(&policy), prepared);
+            handle.0.in_force.set(policy);
+        }
     }
 
     /// Compiles what `policy` gives the peers that are there. To ask who is there takes the loop a slice at a time.
@@ -161,6 +235,25 @@ impl DaemonHandle {
         });
         self.0.asks.send(ask).await.ok()?;
         answered.await.ok()
+    }
+
+    /// [`ask`](Self::ask) for a thread without a runtime, which must not be that of the loop.
+    fn ask_blocking<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Hub) -> R + Send + 'static,
+    ) -> Option<R> {
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        let mut ask: Ask = Box::new(move |hub| {
+            drop(answer.send(question(hub)));
+        });
+        loop {
+            match self.0.asks.try_send(ask) {
+                Ok(()) => return answered.recv().ok(),
+                Err(TrySendError::Closed(_)) => return None,
+                Err(TrySendError::Full(back)) => ask = back,
+            }
+            std::thread::sleep(RETRY);
+        }
     }
 
     /// Puts a denial by a scope in the operator's log. Lossy when the loop is far behind: a log line must not stop a call.

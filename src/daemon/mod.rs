@@ -1,6 +1,7 @@
 //! The daemon: it listens, admits, reloads, drains, and stops.
 
 mod admission;
+mod authority;
 #[cfg(feature = "watch")]
 mod footprint;
 mod handle;
@@ -19,6 +20,7 @@ use invoked_transport::{AsyncListener, Listener};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub use authority::{ChangeError, RuntimeAuthority};
 pub use handle::{DaemonHandle, ReloadError, Reloaded};
 pub(crate) use policy_source::{PolicySource, SourceState};
 
@@ -119,7 +121,7 @@ impl Drop for Running {
 impl Daemon {
     /// Serves `listener` on a thread of its own.
     pub(crate) fn spawn(mut self, listener: Listener) -> Result<Running, BuildError> {
-        let (handle, asks) = DaemonHandle::new(Arc::clone(&self.source));
+        let (handle, asks) = DaemonHandle::new(Arc::clone(&self.source), Arc::clone(&self.policy));
         let of_daemon = handle.clone();
         let workers = self.set_up(&handle)?;
         let thread = thread::Builder::new()
@@ -175,6 +177,7 @@ impl Daemon {
             pool_queue: self.config.runtime.pool_queue.get().into(),
         };
         let _adopted = Workers::adopt_this_thread(workers.handle());
+        let _on_loop = authority::enter_loop();
         let (runner, completions) = Runner::new(runner_settings, workers.handle().clone(), self.app.clone());
         let until = until(handle.clone());
         runtime.block_on(self.serve(listener, runner, completions, handle, asks, until))
@@ -200,7 +203,7 @@ impl Daemon {
                 .collect(),
             read_buffer: Hub::read_buffer_size(),
         };
-        let broker = Broker::new(settings, self.policy, self.commands);
+        let broker = Broker::new(settings, handle.in_force().begin(), self.commands);
         let slow = Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms);
         let hub = Rc::new(Hub::new(broker, runner, connection_settings(&self.config), slow));
         let listener = AsyncListener::new(listener).map_err(BuildError::io("watching the socket"))?;

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-#[cfg(feature = "watch")]
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "watch")]
 use super::footprint::Footprint;
 use crate::authority::load::{PasswdFiles, PolicyDirectory, PolicyFiles};
 use crate::authority::{
-    CompiledPolicy, DevOptions, Instance, PluginManifest, Policy, PolicyError, ScopeVariable, TauriFiles,
+    AddedCapability, CompiledPolicy, DevOptions, Instance, PluginManifest, Policy, PolicyError,
+    ScopeVariable, TauriFiles,
 };
 
 /// What a policy is loaded from.
@@ -31,25 +31,66 @@ pub(crate) struct PolicySource {
 #[derive(Debug, Default)]
 pub(crate) struct SourceState {
     revision: AtomicU64,
+    /// Of the policy in force.
+    parts: Mutex<Parts>,
     /// The files as they were when they were last read, whether they were sound or not.
     #[cfg(feature = "watch")]
     read_from: Mutex<Option<Footprint>>,
 }
 
+/// What a policy is put together from that may change.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Parts {
+    files: PolicyFiles,
+    /// Added at run time.
+    pub(super) added: Vec<AddedCapability>,
+}
+
+/// A policy without errors that is not in force yet.
+#[derive(Debug)]
+pub(crate) struct Proposal {
+    pub(crate) compiled: CompiledPolicy,
+    parts: Parts,
+}
+
 impl PolicySource {
-    /// Reads everything; blocks on the disk.
+    /// Reads the files again; blocks on the disk.
     ///
     /// # Errors
     /// All that is wrong.
-    pub(crate) fn load(&self) -> Result<CompiledPolicy, Vec<PolicyError>> {
+    pub(crate) fn load(&self) -> Result<Proposal, Vec<PolicyError>> {
         // Before they are read: what changes meanwhile is a change.
         #[cfg(feature = "watch")]
         self.note_read();
         let files = PolicyFiles::read(&self.directories, self.own_uid)?;
-        self.compile(&files)
+        self.propose(Parts { files, ..self.parts() })
     }
 
-    fn compile(&self, files: &PolicyFiles) -> Result<CompiledPolicy, Vec<PolicyError>> {
+    /// Compiles these parts; takes as long as the policy is.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub(super) fn propose(&self, parts: Parts) -> Result<Proposal, Vec<PolicyError>> {
+        Ok(Proposal { compiled: self.compile(&parts)?, parts })
+    }
+
+    /// What the policy in force is made of.
+    pub(super) fn parts(&self) -> Parts {
+        self.locked().clone()
+    }
+
+    /// Takes a policy that is about to be in force as what changes are made of. Gives it without its parts.
+    pub(crate) fn adopt(&self, proposal: Proposal) -> CompiledPolicy {
+        *self.locked() = proposal.parts;
+        proposal.compiled
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Parts> {
+        // A panic while it is held leaves it whole.
+        self.state.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn compile(&self, parts: &Parts) -> Result<CompiledPolicy, Vec<PolicyError>> {
         let users = PasswdFiles::system()
             .map_err(|error| vec![PolicyError::unplaced("/etc/passwd", error.to_string())])?;
         let revision = self.state.revision.fetch_add(1, Ordering::Relaxed) + 1;
@@ -67,7 +108,10 @@ impl PolicySource {
         if let Some(dev) = &self.dev {
             policy = policy.dev(dev.clone());
         }
-        files.compile(policy)
+        for added in &parts.added {
+            policy = policy.capability(added.clone());
+        }
+        parts.files.compile(policy)
     }
 }
 
@@ -88,7 +132,7 @@ impl PolicySource {
         *self.read_from() = Some(footprint);
     }
 
-    fn read_from(&self) -> std::sync::MutexGuard<'_, Option<Footprint>> {
+    fn read_from(&self) -> MutexGuard<'_, Option<Footprint>> {
         // A panic while it is held leaves it whole.
         self.state.read_from.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -162,7 +162,7 @@ impl<N> Host<N> {
         };
         let address = listener.address().clone();
         let ready = move || announce(&name, app.as_deref(), &address, dev.then_some(&embedded));
-        let (handle, asks) = DaemonHandle::new(Arc::clone(&daemon.source));
+        let (handle, asks) = DaemonHandle::new(Arc::clone(&daemon.source), Arc::clone(&daemon.policy));
         daemon.run(listener, handle, asks, |handle| signals(handle, ready))?;
         drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
         Ok(Exit::Stopped)

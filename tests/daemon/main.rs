@@ -24,6 +24,7 @@ mod peer;
 mod policies;
 mod racing_files;
 mod reading;
+mod runtime;
 mod silence;
 mod starting;
 mod steady;

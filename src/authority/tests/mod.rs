@@ -1,5 +1,6 @@
 //! Tests of the whole: files in, verdicts and messages out.
 
+mod added;
 mod documents;
 mod explanations;
 mod files;
