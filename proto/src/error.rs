@@ -164,6 +164,20 @@ pub enum PeerError {
     /// Something that needs a feature which is not in force.
     #[error("feature is not in force")]
     Feature,
+    /// A channel that the call does not declare.
+    #[error("channel {channel} of stream {stream} was never declared")]
+    UnknownChannel {
+        /// The stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+    },
+    /// Payload beyond the credit that the receiver gave.
+    #[error("payload beyond the credit")]
+    Overrun,
+    /// Credit that adds up to more than can be counted.
+    #[error("credit adds up to more than 2^63 - 1")]
+    CreditOverflow,
     /// The handshake did not end in time.
     #[error("handshake took too long")]
     HandshakeTimeout,
@@ -193,6 +207,9 @@ impl PeerError {
             | PeerError::BodyMismatch
             | PeerError::DaemonOnly(_)
             | PeerError::Feature
+            | PeerError::UnknownChannel { .. }
+            | PeerError::Overrun
+            | PeerError::CreditOverflow
             | PeerError::Truncated => ErrorCode::Protocol,
         }
     }
@@ -210,6 +227,20 @@ pub enum MisuseError {
     /// As many calls are open as the peer allows.
     #[error("too many calls are open")]
     TooManyCalls,
+    /// As many channels are open as the peer allows.
+    #[error("too many channels are open")]
+    TooManyChannels,
+    /// The peer has no channels.
+    #[error("the peer has no channels")]
+    NoChannels,
+    /// No such channel of this stream is open, or it goes the other way.
+    #[error("channel {channel} of stream {stream} is not open")]
+    NotAChannel {
+        /// The stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+    },
     /// The message is above `max_message`.
     #[error("message of {len} bytes is above the limit of {max}")]
     MessageTooLarge {
@@ -235,12 +266,15 @@ impl MisuseError {
     pub fn wire_code(self) -> ErrorCode {
         match self {
             MisuseError::NotOpen | MisuseError::Exhausted => ErrorCode::Unavailable,
-            MisuseError::TooEarly | MisuseError::TooManyCalls => ErrorCode::ResourceExhausted,
+            MisuseError::TooEarly | MisuseError::TooManyCalls | MisuseError::TooManyChannels => {
+                ErrorCode::ResourceExhausted
+            }
+            MisuseError::NoChannels => ErrorCode::Unimplemented,
             MisuseError::MessageTooLarge { .. } | MisuseError::Record(RecordError::LimitExceeded) => {
                 ErrorCode::TooLarge
             }
             MisuseError::Record(_) => ErrorCode::InvalidArgument,
-            MisuseError::NotAStream(_) => ErrorCode::Internal,
+            MisuseError::NotAStream(_) | MisuseError::NotAChannel { .. } => ErrorCode::Internal,
         }
     }
 }

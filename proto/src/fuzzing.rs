@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::body::{Assembly, Message};
-use crate::connection::{Connection, Event, More, Request, Settings, Transmit};
+use crate::connection::{Connection, Event, More, Request, Sent, Settings, Transmit};
 use crate::decoder::Decoder;
 use crate::error::PeerError;
-use crate::metadata::{Hello, Welcome};
-use crate::registry::{ErrorCode, FrameKind, HEADER_LEN, MAGIC, PREFACE_LEN, limits};
+use crate::metadata::{Call, ChannelDeclaration, Hello, Welcome};
+use crate::registry::{Direction, ErrorCode, FrameKind, HEADER_LEN, MAGIC, PREFACE_LEN, features, limits};
 use crate::testing::{AnyRecord, Token, output, start};
 
 /// Frame limit of the sessions: small, so that a fuzzer reaches it.
@@ -77,16 +77,17 @@ pub fn records(data: &[u8]) {
 }
 
 /// A daemon against a client that sends `data`: the first byte sizes the reads, the second says whether the bytes come
-/// after a handshake.
+/// after a handshake, and by its second bit whether channels are offered.
 ///
 /// # Panics
 /// If the daemon breaks a rule: answers what was not asked, keeps what has ended, says what no peer can read.
 pub fn daemon_session(data: &[u8]) {
     let Some((&[read, prelude], input)) = data.split_first_chunk::<2>() else { return };
-    let mut session = Session::new(Connection::daemon(settings(), start()));
+    let settings = settings(prelude);
+    let mut session = Session::new(Connection::daemon(settings, start()));
     if prelude % 2 == 1 {
         let hello = Hello::default();
-        let client = Connection::<Token>::client(settings(), &hello, start());
+        let client = Connection::<Token>::client(settings, &hello, start());
         let mut client = client.expect("a default HELLO is legal");
         session.give(output(&mut client)).expect("the handshake is legal");
     }
@@ -101,7 +102,8 @@ pub fn daemon_session(data: &[u8]) {
 pub fn client_session(data: &[u8]) {
     let Some((&[read, prelude], input)) = data.split_first_chunk::<2>() else { return };
     let hello = Hello::default();
-    let client = Connection::client(settings(), &hello, start()).expect("a default HELLO is legal");
+    let settings = settings(prelude);
+    let client = Connection::client(settings, &hello, start()).expect("a default HELLO is legal");
     let mut session = Session::new(client);
     for len in [0, 1, 100, 10_000] {
         let message = Message::from(crate::body::Body::Raw(Bytes::from(vec![7; len])));
@@ -109,20 +111,31 @@ pub fn client_session(data: &[u8]) {
         session.open.push(session.side.call(request).expect("four small early calls are allowed"));
     }
     if prelude % 2 == 1 {
-        let mut daemon = Connection::<Token>::daemon(settings(), start());
+        let mut daemon = Connection::<Token>::daemon(settings, start());
         session.take_output();
         let said = Bytes::copy_from_slice(&session.out);
         daemon.handle_input(start(), said, []).expect("the handshake is legal");
         daemon.welcome(&Welcome::default()).expect("a HELLO waits");
         session.give(output(&mut daemon)).expect("the handshake is legal");
+        if session.side.has_channels() {
+            session.call_with_channels();
+            session.call_with_channels();
+        }
     }
     session.run(input, usize::from(read).max(1));
     session.end();
 }
 
-fn settings() -> Settings {
+fn settings(prelude: u8) -> Settings {
+    let features = if prelude & 2 == 0 { 0 } else { features::CHANNELS };
     // The limit of frames must leave room for the handshake's own check of the floor.
-    Settings { max_message: 100_000, open_calls: 8, ..Settings::default() }
+    Settings { features, max_message: 100_000, open_calls: 8, open_channels: 12, ..Settings::default() }
+}
+
+/// One channel each way.
+fn declared() -> Vec<ChannelDeclaration> {
+    let down = ChannelDeclaration { index: 1, direction: Direction::Down, credit: 3000 };
+    vec![down, ChannelDeclaration { index: 2, direction: Direction::Up, credit: 0 }]
 }
 
 /// One side under input, with an owner that answers what it can.
@@ -133,12 +146,24 @@ struct Session {
     open: Vec<u64>,
     /// Messages on their way in, ours and the peer's.
     growing: Vec<(u64, Assembly, bool)>,
+    /// Channels that we receive on and that have not ended, with the item that is on its way and its credit.
+    receiving: Vec<(u64, u32, Option<Assembly>, u64)>,
+    /// Channels that we send on and that were not stopped.
+    sending: Vec<(u64, u32)>,
     out: Vec<u8>,
 }
 
 impl Session {
     fn new(side: Connection<Token>) -> Self {
-        Session { side, now: start(), open: Vec::new(), growing: Vec::new(), out: Vec::new() }
+        Session {
+            side,
+            now: start(),
+            open: Vec::new(),
+            growing: Vec::new(),
+            receiving: Vec::new(),
+            sending: Vec::new(),
+            out: Vec::new(),
+        }
     }
 
     fn run(&mut self, input: &[u8], read: usize) {
@@ -178,18 +203,24 @@ impl Session {
         match event {
             Event::Greeted(_) => self.side.welcome(&Welcome::default()).unwrap_or_default(),
             Event::Called { stream, call, payload, more, .. } => {
+                self.side.release(payload.len());
+                self.declare(stream, &call, Direction::Up);
+                self.send_on(stream);
                 let assembly = Assembly::begin(call.parts, payload).expect("its first frame was checked");
                 self.grow(stream, assembly, more, false);
             }
             Event::Replied { stream, reply, payload, more, .. } => {
+                self.side.release(payload.len());
                 let assembly = Assembly::begin(reply.parts, payload).expect("its first frame was checked");
                 self.grow(stream, assembly, more, true);
             }
             Event::Failed { stream, failure, payload, more, .. } => {
+                self.side.release(payload.len());
                 let assembly = Assembly::begin(failure.parts, payload).expect("its first frame was checked");
                 self.grow(stream, assembly, more, true);
             }
             Event::Continued { stream, payload, more } => {
+                self.side.release(payload.len());
                 let at = self.growing.iter().position(|(of, ..)| *of == stream);
                 let (_, mut assembly, ours) = self.growing.swap_remove(at.expect("a fragment of no message"));
                 assembly.push(&payload).expect("its length was checked");
@@ -203,10 +234,103 @@ impl Session {
                     crate::registry::Delivery::Delivered,
                 );
                 let answered = self.side.fail_call(stream, ErrorCode::Cancelled, failure, Message::default());
+                self.forget_channels(stream);
                 assert!(answered.is_ok() || self.side.is_closed(), "a cancelled call is not open");
             }
+            Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
+                let assembly =
+                    Assembly::begin(item.parts, payload.clone()).expect("its first frame was checked");
+                let Some(at) = self.receives(stream, channel) else {
+                    return self.side.release(payload.len());
+                };
+                assert!(self.receiving[at].2.is_none(), "an item inside another");
+                self.receiving[at].2 = Some(assembly);
+                self.receiving[at].3 = 0;
+                self.take_item(at, payload.len(), more, credit);
+            }
+            Event::ItemContinued { stream, channel, payload, more, credit } => {
+                let Some(at) = self.receives(stream, channel) else {
+                    return self.side.release(payload.len());
+                };
+                let assembly = self.receiving[at].2.as_mut().expect("a fragment of no item");
+                assembly.push(&payload).expect("its length was checked");
+                self.take_item(at, payload.len(), more, credit);
+            }
+            Event::ChannelEnded { stream, channel, code, .. } => {
+                let Some(at) = self.receives(stream, channel) else { return };
+                let (.., assembly, _) = self.receiving.swap_remove(at);
+                assert!(code.is_some() || assembly.is_none(), "a channel ended well inside an item");
+            }
+            Event::ChannelStopped { stream, channel } => {
+                let Some(at) = self.sending.iter().position(|of| *of == (stream, channel)) else { return };
+                self.sending.swap_remove(at);
+                let sent = self.side.send_item(stream, channel, Message::default());
+                assert!(matches!(sent, Ok(Sent::Ended)), "a stopped channel takes items");
+            }
+            Event::ChannelCredited { stream, .. } => self.send_on(stream),
             Event::Welcomed(_) | Event::Refused { .. } | Event::WentAway { .. } | Event::Ponged { .. } => {}
         }
+    }
+
+    /// Opens a call with a channel each way.
+    fn call_with_channels(&mut self) {
+        let channels = declared();
+        let request = Request { command: "a.b".into(), channels: channels.clone(), ..Request::default() };
+        let stream = self.side.call(request).expect("the peer has channels");
+        self.open.push(stream);
+        self.declare(stream, &Call { channels, ..Call::default() }, Direction::Down);
+        self.send_on(stream);
+    }
+
+    /// Notes the channels of a call, of which those in `incoming` direction bring items to us.
+    fn declare(&mut self, stream: u64, call: &Call, incoming: Direction) {
+        for declared in &call.channels {
+            if declared.direction == incoming {
+                self.receiving.push((stream, declared.index, None, 0));
+            } else {
+                self.sending.push((stream, declared.index));
+            }
+        }
+    }
+
+    /// The place of a channel, unless its call was answered with an error after the event was there.
+    fn receives(&self, stream: u64, channel: u32) -> Option<usize> {
+        self.receiving.iter().position(|(of, index, ..)| (*of, *index) == (stream, channel))
+    }
+
+    /// Takes a part of an item, and gives its credit back once it is whole. The third channel wants no more then.
+    fn take_item(&mut self, at: usize, payload: usize, more: More, credit: u64) {
+        self.side.release(payload);
+        let (stream, channel, assembly, sum) = &mut self.receiving[at];
+        *sum += credit;
+        let whole = assembly.as_ref().is_some_and(Assembly::is_complete);
+        assert_eq!(whole, more == More::Whole, "{stream}/{channel}");
+        if whole {
+            let (stream, channel, sum) = (*stream, *channel, *sum);
+            self.receiving[at].2.take().expect("it is there").finish().expect("it is complete and inline");
+            self.side.give_credit(stream, channel, sum);
+            if channel % 3 == 0 {
+                self.side.stop_channel(stream, channel);
+            }
+        }
+    }
+
+    /// Sends an item on each channel of a stream, and ends every other channel.
+    fn send_on(&mut self, stream: u64) {
+        let of_stream: Vec<_> = self.sending.iter().copied().filter(|(of, _)| *of == stream).collect();
+        for key @ (stream, channel) in of_stream {
+            let message = Message::from(crate::body::Body::Raw(Bytes::from(vec![7; 700])));
+            self.side.send_item(stream, channel, message).expect("it goes this way");
+            if channel % 2 == 0 && self.side.end_channel(stream, channel, None, "") {
+                self.sending.retain(|of| *of != key);
+            }
+        }
+    }
+
+    /// The call was answered with an error: its channels have ended, and nothing is told of them.
+    fn forget_channels(&mut self, stream: u64) {
+        self.receiving.retain(|(of, ..)| *of != stream);
+        self.sending.retain(|(of, _)| *of != stream);
     }
 
     fn grow(&mut self, stream: u64, assembly: Assembly, more: More, ours: bool) {
@@ -240,7 +364,7 @@ impl Session {
         let left: Vec<_> = self.open.iter().filter(|stream| !ended.contains(stream)).collect();
         assert!(left.is_empty(), "calls that never end: {left:?}");
         assert_eq!((self.side.open_outbound(), self.side.open_inbound()), (0, 0));
-        assert_eq!(self.side.unsent().bytes, 0);
+        assert_eq!((self.side.open_channels(), self.side.unsent().bytes), (0, 0));
         check_output(&self.out);
     }
 }

@@ -770,6 +770,8 @@ pub mod limits {
     pub const CHANNEL_WINDOW: usize = 262_144;
     /// Credit of a connection at its start.
     pub const CONNECTION_WINDOW: usize = 4_194_304;
+    /// What an item takes of its channel's credit at least.
+    pub const ITEM_COST_MIN: usize = 256;
     /// File descriptors of one frame.
     pub const MAX_FDS_PER_FRAME: usize = 16;
     /// Nesting of calls made on behalf of calls.
@@ -920,6 +922,13 @@ pub const LIMITS: &[Limit] = &[
     },
     Limit {
         id: None,
+        name: "item_cost_min",
+        value: 256,
+        unit: "bytes",
+        doc: "What an item takes of its channel's credit at least.",
+    },
+    Limit {
+        id: None,
         name: "max_fds_per_frame",
         value: 16,
         unit: "count",
@@ -1003,6 +1012,10 @@ pub mod quotas {
     pub const REPLY_BYTES: u64 = 536_870_912;
     /// The same for the peers of one uid.
     pub const REPLY_BYTES_PER_UID: u64 = 134_217_728;
+    /// Cost of channels' items that wait to be sent, in all.
+    pub const ITEM_BYTES: u64 = 268_435_456;
+    /// The same for the peers of one uid.
+    pub const ITEM_BYTES_PER_UID: u64 = 8_388_608;
     /// core.reload.
     pub const RELOADS_PER_SECOND: u64 = 1;
 }
@@ -1042,5 +1055,11 @@ pub const QUOTAS: &[Quota] = &[
     Quota { name: "reassembly_bytes_per_uid", value: 134_217_728, doc: "The same for one uid." },
     Quota { name: "reply_bytes", value: 536_870_912, doc: "Bytes of replies queued at peers, in all." },
     Quota { name: "reply_bytes_per_uid", value: 134_217_728, doc: "The same for the peers of one uid." },
+    Quota {
+        name: "item_bytes",
+        value: 268_435_456,
+        doc: "Cost of channels' items that wait to be sent, in all.",
+    },
+    Quota { name: "item_bytes_per_uid", value: 8_388_608, doc: "The same for the peers of one uid." },
     Quota { name: "reloads_per_second", value: 1, doc: "core.reload." },
 ];

@@ -14,13 +14,15 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use invoked_proto::Text;
 use invoked_proto::body::{Body, Message};
-use invoked_proto::connection::{Connection, Request, Settings};
+use invoked_proto::connection::{Connection, Request, Sent, Settings};
 use invoked_proto::decoder::Decoder;
 use invoked_proto::error::PeerError;
 use invoked_proto::header::Header;
-use invoked_proto::metadata::{Hello, Welcome};
+use invoked_proto::metadata::{ChannelDeclaration, Hello, Welcome};
 use invoked_proto::preface::{Preface, encode_refusal};
-use invoked_proto::registry::{Codec, ErrorCode, FrameKind, HEADER_LEN, PREFACE_LEN, features, limits};
+use invoked_proto::registry::{
+    Codec, Direction, ErrorCode, FrameKind, HEADER_LEN, PREFACE_LEN, features, limits,
+};
 use invoked_proto::testing::{AnyRecord, Token, frame, output};
 use mirror::{fields, second_encoding};
 use serde_json::Value;
@@ -207,6 +209,13 @@ fn parts(announced: u64) -> Vec<invoked_proto::metadata::Part> {
     vec![invoked_proto::metadata::Part::inline(codec, announced)]
 }
 
+/// What the call of a state declares.
+fn channels(after: After) -> Vec<ChannelDeclaration> {
+    let down = ChannelDeclaration { index: 1, direction: Direction::Down, credit: 1000 };
+    let up = ChannelDeclaration { index: 2, direction: Direction::Up, credit: 0 };
+    if after == After::Channels { vec![down, up] } else { Vec::new() }
+}
+
 fn lead_daemon(world: &mut World, after: After) {
     let stage = |at: After| after as usize >= at as usize;
     if stage(After::Greeted) {
@@ -221,6 +230,7 @@ fn lead_daemon(world: &mut World, after: After) {
             if after == After::Half { (8, &[1, 2, 3]) } else { (0, &[]) };
         let call = invoked_proto::metadata::Call {
             command: "a.b".into(),
+            channels: channels(after),
             parts: parts(announced),
             ..Default::default()
         };
@@ -242,7 +252,8 @@ fn lead_client(world: &mut World, after: After) {
         world.give(&frame(Header::new(FrameKind::Welcome, 0), &welcome, &[]), 0, usize::MAX).unwrap();
     }
     if stage(After::Called) {
-        world.side.call(Request { command: "a.b".into(), ..Request::default() }).unwrap();
+        let request = Request { command: "a.b".into(), channels: channels(after), ..Request::default() };
+        world.side.call(request).unwrap();
         drop(output(&mut world.side));
     }
     if matches!(after, After::Half | After::Ended) {
@@ -373,17 +384,36 @@ fn perform(world: &mut World, act: &Act) {
             let AnyRecord::Welcome(welcome) = record("Welcome", welcome) else { unreachable!() };
             side.welcome(&welcome).unwrap();
         }
-        Act::Call { command, headers: given, deadline_us, flags, message: content } => {
+        Act::Call { command, headers: given, deadline_us, flags, channels, message: content } => {
+            let declared = channels.iter().map(|channel| ChannelDeclaration {
+                index: channel.index,
+                direction: [Direction::Down, Direction::Up]
+                    .into_iter()
+                    .find(|direction| direction.name() == channel.direction)
+                    .unwrap(),
+                credit: channel.credit,
+            });
             let request = Request {
                 command: command.as_str().into(),
                 headers: headers(given),
                 deadline_us: deadline_us.map(|us| us.0),
                 flags: flag_bits(flags),
+                channels: declared.collect(),
                 message: message(content),
                 ..Request::default()
             };
             side.call(request).unwrap();
         }
+        Act::Item { stream, channel, message: content } => {
+            let sent = side.send_item(*stream, *channel, message(content)).unwrap();
+            assert!(matches!(sent, Sent::Queued), "{sent:?}");
+        }
+        Act::End { stream, channel, code, message } => {
+            let code = code.as_ref().map(|code| ErrorCode::from_name(code).unwrap());
+            assert!(side.end_channel(*stream, *channel, code, message));
+        }
+        Act::Stop { stream, channel } => side.stop_channel(*stream, *channel),
+        Act::Consume { stream, channel, credit } => side.give_credit(*stream, *channel, *credit),
         Act::Cancel { stream } => drop(side.cancel(*stream)),
         Act::Reply { stream, headers: given, message: content } => {
             side.reply(*stream, headers(given), message(content)).unwrap();
@@ -410,6 +440,7 @@ fn check_session(case: &mut SessionCase) {
     });
     let settings = |side: &SideFields| Settings {
         max_frame: side.max_frame,
+        features: feature_bits(&side.features),
         instance: side.instance.0,
         ..Settings::default()
     };
@@ -440,6 +471,7 @@ fn check_session(case: &mut SessionCase) {
         assert_eq!(world.side.unsent().bytes, 0, "{}: the session ends with bytes unsent", case.name);
         let open = (world.side.open_outbound(), world.side.open_inbound());
         assert_eq!(open, (0, 0), "{}: the session ends with open calls", case.name);
+        assert_eq!(world.side.open_channels(), 0, "{}: the session ends with open channels", case.name);
     }
 }
 
@@ -460,8 +492,10 @@ fn the_specification_names_vectors_and_tests_that_exist() {
             file["cases"].as_array().unwrap().iter().map(|case| case["name"].as_str().unwrap().to_owned()),
         );
     }
-    let tests: String = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests"))
-        .unwrap()
+    let sources = ["/tests", "/src"].map(|of| format!("{}{of}", env!("CARGO_MANIFEST_DIR")));
+    let tests: String = sources
+        .into_iter()
+        .flat_map(|directory| std::fs::read_dir(directory).unwrap())
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| std::fs::read_to_string(path).unwrap())

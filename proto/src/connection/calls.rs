@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::channels::Opener;
 use super::send::Opening;
 use super::{Connection, Event, More, Role, State};
 use crate::body::{Message, inline_len};
@@ -9,7 +10,7 @@ use crate::coding;
 use crate::decoder::Frame;
 use crate::error::{MisuseError, PeerError};
 use crate::header::STREAM_MAX;
-use crate::metadata::{Call, Extensions, Failure, HeaderField, Item, Part, Place, Reply};
+use crate::metadata::{Call, ChannelDeclaration, Extensions, Failure, HeaderField, Item, Part, Place, Reply};
 use crate::registry::{Delivery, ErrorCode, FrameKind, HEADER_LEN, features, flags, limits};
 use crate::text::Text;
 
@@ -47,6 +48,8 @@ pub struct Request {
     pub flags: u16,
     /// Extensions.
     pub extensions: Extensions,
+    /// Channels to open, for a peer that has them ([`Connection::has_channels`]).
+    pub channels: Vec<ChannelDeclaration>,
     /// Body and attachments.
     pub message: Message,
 }
@@ -79,12 +82,13 @@ impl<A> Connection<A> {
             return Err(MisuseError::Exhausted);
         }
         self.check_message(&request.message)?;
+        self.check_channels(&request.channels)?;
         let stream = self.next_outbound;
         let record = Call {
             command: request.command,
             headers: request.headers,
             deadline_us: request.deadline_us,
-            channels: Vec::new(),
+            channels: request.channels,
             parts: request.message.parts(),
             extensions: request.extensions,
         };
@@ -95,17 +99,21 @@ impl<A> Connection<A> {
         self.next_outbound += 2;
         let call = Outbound { begun: false, remaining: None, too_large: false, cancelled: false };
         self.outbound.insert(stream, call);
+        self.open_channels_of(stream, &record.channels, Opener::Us);
         Ok(stream)
     }
 
-    /// Withdraws a call that we opened.
+    /// Withdraws a call that we opened. If it has ended and left channels open, these are stopped.
     pub fn cancel(&mut self, stream: u64) -> Withdrawal {
-        let Some(call) = self.outbound.get_mut(&stream) else { return Withdrawal::TooLate };
-        if call.cancelled || call.remaining.is_some() {
+        let Some(call) = self.outbound.get_mut(&stream).filter(|call| call.remaining.is_none()) else {
+            return if self.stop_channels(stream) { Withdrawal::Asked } else { Withdrawal::TooLate };
+        };
+        if call.cancelled {
             return Withdrawal::TooLate;
         }
         if self.send.withdraw(stream) {
             self.outbound.remove(&stream);
+            self.drop_channels(stream);
             // The peer will see a later id first; ids may skip.
             return Withdrawal::NeverSent;
         }
@@ -114,7 +122,7 @@ impl<A> Connection<A> {
         Withdrawal::Asked
     }
 
-    /// Answers a call of the peer with its result.
+    /// Answers a call of the peer with its result. Its channels stay open.
     ///
     /// # Errors
     /// [`MisuseError::NotAStream`] if it is not open or is answered; otherwise the call stays open.
@@ -129,11 +137,15 @@ impl<A> Connection<A> {
         let record = Reply { headers, parts: message.parts(), extensions: Extensions::none() };
         let opening = self.opening(FrameKind::Result, stream, 0, 0);
         self.send.message(opening, &record, message, Vec::new())?;
-        self.mark_answered(stream);
+        if self.mark_answered(stream) {
+            // Its CANCEL is not told to the owner any more, and meant the channels too.
+            self.handle_stop_of_all(stream);
+        }
+        self.settle_stream(stream);
         Ok(())
     }
 
-    /// Answers a call of the peer with an error. The parts of `failure` are set from `message`.
+    /// Answers a call of the peer with an error, which ends its channels too. The parts of `failure` are set from `message`.
     ///
     /// # Errors
     /// As for [`reply`](Self::reply).
@@ -150,6 +162,7 @@ impl<A> Connection<A> {
         let opening = self.opening(FrameKind::Error, stream, 0, code.as_u32());
         self.send.message(opening, &failure, message, Vec::new())?;
         self.mark_answered(stream);
+        self.drop_channels(stream);
         Ok(())
     }
 
@@ -161,6 +174,12 @@ impl<A> Connection<A> {
         let mut lost: Vec<_> = self.outbound.drain().map(|(id, call)| (id, verdict(call.begun))).collect();
         lost.sort_unstable_by_key(|(stream, _)| *stream);
         lost
+    }
+
+    /// Whether a call that we opened has not ended.
+    #[must_use]
+    pub fn is_open_call(&self, stream: u64) -> bool {
+        self.outbound.contains_key(&stream)
     }
 
     /// Calls of ours that are open.
@@ -200,6 +219,13 @@ impl<A> Connection<A> {
             let message = format!("more than {} calls are open on this connection", self.settings.open_calls);
             return self.refuse_call(stream, ErrorCode::ResourceExhausted, &message);
         }
+        if !self.has_room_for_channels(call.channels.len()) {
+            let message =
+                format!("more than {} channels are open on this connection", self.settings.open_channels);
+            return self.refuse_call(stream, ErrorCode::ResourceExhausted, &message);
+        }
+        self.open_channels_of(stream, &call.channels, Opener::Peer);
+        self.delivered += frame.payload.len();
         self.events.push_back(Event::Called {
             stream,
             flags: frame.header.flags & (flags::IDEMPOTENT | flags::SENSITIVE),
@@ -235,6 +261,7 @@ impl<A> Connection<A> {
             self.outbound.remove(&stream);
         }
         if wanted {
+            self.delivered += frame.payload.len();
             self.events.push_back(Event::Continued { stream, payload: frame.payload, more: more(left) });
         }
         Ok(())
@@ -253,22 +280,33 @@ impl<A> Connection<A> {
             let total = self.check_parts(&reply.parts, &frame)?;
             let more = self.end_outbound(stream, total, frame.payload.len());
             let Frame { payload, fds, .. } = frame;
-            self.push_terminal(stream, total, Event::Replied { stream, reply, payload, more, fds });
+            self.push_terminal(
+                stream,
+                total,
+                payload.len(),
+                Event::Replied { stream, reply, payload, more, fds },
+            );
+            self.settle_stream(stream);
         } else {
             let failure: Failure = self.record(kind, &frame)?;
             let total = self.check_parts(&failure.parts, &frame)?;
             let code = ErrorCode::from_u32(frame.header.arg).unwrap_or(ErrorCode::Unknown);
-            let more = self.end_outbound(stream, total, frame.payload.len());
+            let here = frame.payload.len();
+            let more = self.end_outbound(stream, total, here);
             let Frame { payload, fds, .. } = frame;
-            self.push_terminal(stream, total, Event::Failed { stream, code, failure, payload, more, fds });
+            let text = failure.message.clone();
+            let failed = Event::Failed { stream, code, failure, payload, more, fds };
+            self.push_terminal(stream, total, here, failed);
+            self.fail_channels(stream, code, &text);
         }
         Ok(())
     }
 
     /// Hands a terminal frame on, or in its place an error if its message is more than we take.
-    fn push_terminal(&mut self, stream: u64, total: u64, event: Event<A>) {
+    fn push_terminal(&mut self, stream: u64, total: u64, payload: usize, event: Event<A>) {
         let max = self.settings.max_message;
         if total <= max {
+            self.delivered += payload;
             self.events.push_back(event);
             return;
         }
@@ -302,20 +340,32 @@ impl<A> Connection<A> {
             self.send.withdraw(stream);
             self.outbound.remove(&stream);
             self.push_failure(stream, code, why, Delivery::NotDelivered);
+            self.fail_channels(stream, code, &Text::from(why));
         }
     }
 
     pub(super) fn handle_cancel(&mut self, stream: u64) -> Result<(), PeerError> {
+        let has_channels_of_ours = self.is_ours(stream) && self.channels.has(stream);
         match self.inbound.get_mut(&stream) {
+            Some(call) if call.answered => {
+                self.handle_stop_of_all(stream);
+                Ok(())
+            }
             Some(call) => {
-                if !call.answered && !call.cancelled {
+                if !call.cancelled {
                     call.cancelled = true;
                     self.events.push_back(Event::Cancelled { stream });
                 }
                 Ok(())
             }
-            None if self.outbound.contains_key(&stream) => Err(PeerError::Unexpected(FrameKind::Cancel)),
-            None => self.is_ended(stream).map(drop),
+            None if self.outbound.contains_key(&stream) || has_channels_of_ours => {
+                Err(PeerError::Unexpected(FrameKind::Cancel))
+            }
+            None => {
+                self.is_ended(stream)?;
+                self.handle_stop_of_all(stream);
+                Ok(())
+            }
         }
     }
 
@@ -328,11 +378,21 @@ impl<A> Connection<A> {
 
     /// Notes which of our calls went into the transmit just filled.
     pub(super) fn settle_begun(&mut self) {
+        let mut with_channels = Vec::new();
         for stream in self.send.drain_begun() {
             if let Some(call) = self.outbound.get_mut(&stream) {
                 call.begun = true;
             }
+            if self.channels.has(stream) {
+                with_channels.push(stream);
+            }
         }
+        with_channels.into_iter().for_each(|stream| self.begin_channels(stream));
+    }
+
+    /// False for a call of ours of which the peer knows nothing yet.
+    pub(super) fn has_begun(&self, stream: u64) -> bool {
+        self.outbound.get(&stream).is_none_or(|call| call.begun)
     }
 
     fn check_opening(&self, stream: u64) -> Result<(), PeerError> {
@@ -348,7 +408,7 @@ impl<A> Connection<A> {
     }
 
     /// Checks the parts of a message against its first frame and returns its inline length.
-    fn check_parts(&self, parts: &[Part], frame: &Frame<A>) -> Result<u64, PeerError> {
+    pub(super) fn check_parts(&self, parts: &[Part], frame: &Frame<A>) -> Result<u64, PeerError> {
         if parts.first().map(|part| part.codec) != Some(frame.header.codec) {
             return Err(PeerError::BodyMismatch);
         }
@@ -388,20 +448,27 @@ impl<A> Connection<A> {
         self.inbound.get(&stream).is_some_and(|call| !call.answered)
     }
 
+    /// True for a call whose terminal frame is not said, or has not come.
+    pub(super) fn is_call_open(&self, stream: u64) -> bool {
+        let waits = || self.outbound.get(&stream).is_some_and(|call| call.remaining.is_none());
+        self.is_unanswered(stream) || waits()
+    }
+
     fn check_unanswered(&self, stream: u64) -> Result<(), MisuseError> {
         if self.is_unanswered(stream) { Ok(()) } else { Err(MisuseError::NotAStream(stream)) }
     }
 
-    fn check_message(&self, message: &Message) -> Result<(), MisuseError> {
+    pub(super) fn check_message(&self, message: &Message) -> Result<(), MisuseError> {
         let len = message.len() as u64;
         let max = self.remote.max_message;
         if len <= max { Ok(()) } else { Err(MisuseError::MessageTooLarge { len, max }) }
     }
 
-    fn mark_answered(&mut self, stream: u64) {
-        if let Some(call) = self.inbound.get_mut(&stream) {
-            call.answered = true;
-        }
+    /// Notes the answer, and tells whether the call had been cancelled.
+    fn mark_answered(&mut self, stream: u64) -> bool {
+        let Some(call) = self.inbound.get_mut(&stream) else { return false };
+        call.answered = true;
+        call.cancelled
     }
 
     fn opening(&self, kind: FrameKind, stream: u64, flags: u16, arg: u32) -> Opening {
@@ -409,7 +476,7 @@ impl<A> Connection<A> {
     }
 }
 
-fn more(remaining: u64) -> More {
+pub(super) fn more(remaining: u64) -> More {
     if remaining == 0 { More::Whole } else { More::Follows }
 }
 

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::metadata::{Call, Failure, GoAway, Hello, Reply, Welcome};
+use crate::metadata::{Call, Failure, GoAway, Hello, Item, Reply, Welcome};
 use crate::registry::ErrorCode;
+use crate::text::Text;
 
 /// Something the peer did. An event owns what came with it; dropping it closes its file descriptors.
 #[derive(Debug)]
@@ -78,6 +79,61 @@ pub enum Event<A> {
         /// The stream.
         stream: u64,
     },
+    /// An item began on a channel that we receive on.
+    ItemCame {
+        /// The stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+        /// Its parts.
+        item: Item,
+        /// The first bytes of the message.
+        payload: Bytes,
+        /// Whether [`Event::ItemContinued`] will bring the rest.
+        more: More,
+        /// To be given back with [`Connection::give_credit`](super::Connection::give_credit) once the item is consumed.
+        credit: u64,
+        /// Attached file descriptors.
+        fds: Vec<A>,
+    },
+    /// More bytes of a channel's item came.
+    ItemContinued {
+        /// The stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+        /// The bytes.
+        payload: Bytes,
+        /// Whether there are more.
+        more: More,
+        /// As for [`Event::ItemCame`], to be added to it.
+        credit: u64,
+    },
+    /// A channel that we receive on has ended; an item that is not whole is lost.
+    ChannelEnded {
+        /// The stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+        /// Why; `None` if it ended well.
+        code: Option<ErrorCode>,
+        /// Why, for people.
+        message: Text,
+    },
+    /// A channel that we send on has ended: its receiver wants no more, or the call failed.
+    ChannelStopped {
+        /// The stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+    },
+    /// A channel takes items again after [`Sent::NeedsCredit`](super::Sent::NeedsCredit).
+    ChannelCredited {
+        /// The stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+    },
     /// The peer takes no more calls.
     WentAway {
         /// Why; `None` for a drain.
@@ -90,6 +146,22 @@ pub enum Event<A> {
         /// Its nonce.
         nonce: u32,
     },
+}
+
+impl<A> Event<A> {
+    /// Bytes of payload that came with it, for [`Connection::release`](super::Connection::release).
+    #[must_use]
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Event::Called { payload, .. }
+            | Event::Continued { payload, .. }
+            | Event::Replied { payload, .. }
+            | Event::Failed { payload, .. }
+            | Event::ItemCame { payload, .. }
+            | Event::ItemContinued { payload, .. } => payload.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// Whether a message is whole.

@@ -204,6 +204,7 @@ impl<A> Connection<A> {
     fn take_preface(&mut self, preface: &Preface) {
         self.remote.features = preface.features;
         self.remote.instance = preface.instance;
+        self.begin_credit();
         if self.features() & features::ATTACHED_FDS != 0 {
             self.decoder.set_max_fds(limits::MAX_FDS_PER_FRAME);
         }
@@ -295,6 +296,13 @@ impl<A> Connection<A> {
                 let value = usize::try_from(value).unwrap_or(usize::MAX);
                 self.remote.open_calls = self.remote.open_calls.min(value);
             }
+            Some("open_channels") => {
+                let value = usize::try_from(value).unwrap_or(usize::MAX);
+                self.remote.open_channels = self.remote.open_channels.min(value);
+            }
+            // These are no limits of ours: both sides count from the same number.
+            Some("channel_window") => self.remote.channel_window = value,
+            Some("connection_window") => self.take_connection_window(value),
             _ => {}
         }
     }

@@ -6,7 +6,9 @@
 //! and closes the socket.
 
 mod calls;
+mod channels;
 mod event;
+mod flow;
 mod handshake;
 mod send;
 mod timer;
@@ -19,6 +21,7 @@ use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
 
 pub use calls::{Request, Withdrawal};
+pub use channels::Sent;
 pub use event::{Event, More};
 pub use transmit::Transmit;
 
@@ -29,6 +32,8 @@ use crate::metadata::{Credit, End, GoAway, Grant, Item, Release, Segment, Ungran
 use crate::registry::{ErrorCode, FrameKind, StreamRule, flags, is_ignorable, limits, tags};
 use crate::text::Text;
 use calls::{Inbound, Outbound};
+use channels::Channels;
+use flow::Window;
 use handshake::Handshake;
 use send::SendQueue;
 use timer::Timers;
@@ -55,6 +60,12 @@ pub struct Settings {
     pub max_message: u64,
     /// Calls open at once, per direction.
     pub open_calls: usize,
+    /// Channels open at once.
+    pub open_channels: usize,
+    /// Credit that a daemon gives at the start of a channel on which a client sends, in bytes. It is announced in WELCOME.
+    pub channel_window: u64,
+    /// Credit of a daemon's connections at their start, in bytes, both ways. It is announced in WELCOME.
+    pub connection_window: u64,
     /// From the start to a whole handshake, in milliseconds.
     pub handshake_timeout_ms: u64,
     /// From the last byte of a frame that is not whole, in milliseconds.
@@ -69,6 +80,9 @@ impl Default for Settings {
             instance: 0,
             max_message: limits::MAX_MESSAGE as u64,
             open_calls: limits::OPEN_CALLS,
+            open_channels: limits::OPEN_CHANNELS,
+            channel_window: limits::CHANNEL_WINDOW as u64,
+            connection_window: limits::CONNECTION_WINDOW as u64,
             handshake_timeout_ms: limits::HANDSHAKE_TIMEOUT_MS,
             frame_timeout_ms: limits::FRAME_TIMEOUT_MS,
         }
@@ -95,6 +109,8 @@ struct Remote {
     instance: u64,
     max_message: u64,
     open_calls: usize,
+    open_channels: usize,
+    channel_window: u64,
 }
 
 /// The state of one connection. `A` is what a file descriptor is: an owned one in production, a counted token in tests.
@@ -109,6 +125,11 @@ pub struct Connection<A> {
     events: VecDeque<Event<A>>,
     inbound: HashMap<u64, Inbound>,
     outbound: HashMap<u64, Outbound>,
+    channels: Channels,
+    /// What the peer may send of payload.
+    window: Window,
+    /// Bytes of payload that events have brought, in all.
+    delivered: usize,
     /// The last stream that the peer opened.
     last_inbound: u64,
     /// The last of them that we took.
@@ -123,7 +144,7 @@ pub struct Connection<A> {
 
 impl<A> Connection<A> {
     fn new(role: Role, settings: Settings, now: Instant) -> Self {
-        Connection {
+        let mut connection = Connection {
             role,
             settings,
             state: State::Opening,
@@ -134,6 +155,8 @@ impl<A> Connection<A> {
                 instance: 0,
                 max_message: settings.max_message,
                 open_calls: settings.open_calls,
+                open_channels: settings.open_channels,
+                channel_window: limits::CHANNEL_WINDOW as u64,
             },
             decoder: {
                 let mut decoder = Decoder::new(handshake::HELLO_MAX);
@@ -143,13 +166,20 @@ impl<A> Connection<A> {
             events: VecDeque::new(),
             inbound: HashMap::new(),
             outbound: HashMap::new(),
+            channels: Channels::new(),
+            window: Window::new(limits::CONNECTION_WINDOW as u64),
+            delivered: 0,
             last_inbound: 0,
             last_taken: 0,
             peer_is_away: false,
             next_outbound: if role == Role::Client { 1 } else { 2 },
             send: SendQueue::new(),
             timers: Timers::new(now, &settings),
+        };
+        if role == Role::Daemon {
+            connection.take_connection_window(settings.connection_window);
         }
+        connection
     }
 
     /// Takes what one read brought, and turns it into events.
@@ -193,15 +223,40 @@ impl<A> Connection<A> {
         }
     }
 
+    /// Whether [`poll_event`](Self::poll_event) may give something.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Moves output into `transmit`, which must have been written entirely; false if there is none.
     pub fn poll_transmit(&mut self, transmit: &mut Transmit<A>) -> bool {
         debug_assert!(transmit.is_empty(), "the last transmit is not written");
         self.settle_written();
         // An answer to an early call must not come before WELCOME.
-        let hold = self.role == Role::Daemon && !self.handshake.is_welcomed();
+        let hold = self.holds_messages();
         self.send.fill(transmit, self.remote.max_frame, hold);
         self.settle_begun();
+        self.settle_channels();
         !transmit.is_empty()
+    }
+
+    /// Whether [`poll_transmit`](Self::poll_transmit) would give something: what waits for credit of the peer's does not
+    /// count.
+    #[must_use]
+    pub fn has_transmit(&self) -> bool {
+        self.send.can_fill(self.holds_messages())
+    }
+
+    fn holds_messages(&self) -> bool {
+        self.role == Role::Daemon && !self.handshake.is_welcomed()
+    }
+
+    /// Whether something waits that only credit of the connection would let go: a peer that takes what it is sent gives
+    /// it back soon.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        self.send.is_starved()
     }
 
     /// What waits to be written, besides what is in a [`Transmit`].
@@ -210,11 +265,12 @@ impl<A> Connection<A> {
         self.send.unsent()
     }
 
-    /// True while our output to the peer is so far behind that it must not be read (SPEC.md, "Flow control").
+    /// True while our output to the peer is so far behind that it must not be read (SPEC.md, "Flow control"). What waits
+    /// for credit does not count: only by reading it comes.
     #[must_use]
     pub fn pauses_reading(&self) -> bool {
         let unsent = self.send.unsent();
-        unsent.bytes > limits::UNSENT_BYTES_PAUSE || unsent.terminals > limits::UNSENT_TERMINALS_PAUSE
+        self.send.writable() > limits::UNSENT_BYTES_PAUSE || unsent.terminals > limits::UNSENT_TERMINALS_PAUSE
     }
 
     /// Says GOAWAY without an error: calls that are open end, new ones are not taken. A client that was not welcomed
@@ -256,7 +312,8 @@ impl<A> Connection<A> {
     /// True when we said GOAWAY and no call is open any more: the socket may be closed.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.state == State::Draining && self.inbound.is_empty() && self.outbound.is_empty()
+        let calls_are_ended = self.inbound.is_empty() && self.outbound.is_empty();
+        self.state == State::Draining && calls_are_ended && self.channels.is_empty()
     }
 
     /// The peer's instance number, once its preface has come.
@@ -324,6 +381,16 @@ impl<A> Connection<A> {
         if !self.handshake.is_welcomed() {
             self.check_early(kind, &frame)?;
         }
+        let (payload, delivered) = (frame.payload.len(), self.delivered);
+        self.count_payload(kind, payload)?;
+        self.handle_open_frame(now, kind, frame)?;
+        // What no event brings is dropped already.
+        self.release(payload - (self.delivered - delivered));
+        Ok(())
+    }
+
+    fn handle_open_frame(&mut self, now: Instant, kind: FrameKind, frame: Frame<A>) -> Result<(), PeerError> {
+        let header = frame.header;
         match kind {
             FrameKind::Ping => {
                 if self.timers.may_pong(now) {
@@ -340,6 +407,9 @@ impl<A> Connection<A> {
             FrameKind::Data if header.has(flags::CONT) && header.arg == 0 => self.handle_continuation(frame),
             FrameKind::Result | FrameKind::Error => self.handle_terminal(kind, frame),
             FrameKind::Cancel => self.handle_cancel(header.stream),
+            FrameKind::Data if self.has_channels() => self.handle_item(frame),
+            FrameKind::Stop if self.has_channels() => self.handle_stop((header.stream, header.arg)),
+            FrameKind::Credit if self.has_channels() => self.handle_credit(&frame),
             _ => self.handle_unused(kind, &frame),
         }
     }
@@ -390,13 +460,20 @@ impl<A> Connection<A> {
 
     /// For a frame that names an open stream which we don't have: true if it once was open, so the frame came late.
     fn is_ended(&self, stream: u64) -> Result<bool, PeerError> {
-        let ours = (stream % 2 == 1) == (self.role == Role::Client);
-        let known = if ours { stream < self.next_outbound } else { stream <= self.last_inbound };
-        if known {
+        if self.is_known(stream) {
             Ok(!self.inbound.contains_key(&stream) && !self.outbound.contains_key(&stream))
         } else {
             Err(PeerError::UnknownStream(stream))
         }
+    }
+
+    /// Whether a stream was opened, or skipped.
+    fn is_known(&self, stream: u64) -> bool {
+        if self.is_ours(stream) { stream < self.next_outbound } else { stream <= self.last_inbound }
+    }
+
+    fn is_ours(&self, stream: u64) -> bool {
+        (stream % 2 == 1) == (self.role == Role::Client)
     }
 
     fn notice(&self, message: &str) -> GoAway {
@@ -422,6 +499,7 @@ impl<A> Connection<A> {
         self.state = State::Closed;
         self.decoder.clear();
         self.inbound.clear();
+        self.channels.clear();
         self.timers.stop();
     }
 }

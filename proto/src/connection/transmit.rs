@@ -138,22 +138,27 @@ impl<A> Transmit<A> {
     }
 
     pub(super) fn push(&mut self, bytes: Bytes) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.len += bytes.len();
         if bytes.len() > COPY_MAX {
+            self.len += bytes.len();
             self.pieces.push_back(Piece::Shared(bytes));
-            return;
+        } else if !bytes.is_empty() {
+            self.append(|copied| copied.extend_from_slice(&bytes));
         }
+    }
+
+    /// Adds what `write` appends to the buffer of small pieces.
+    pub(super) fn append(&mut self, write: impl FnOnce(&mut BytesMut)) {
         if self.copied.is_empty() {
             // Takes back the memory in front of what was written, so the buffer does not wander.
             self.copied.reserve(COPY_MAX);
         }
-        self.copied.extend_from_slice(&bytes);
+        let before = self.copied.len();
+        write(&mut self.copied);
+        let len = self.copied.len() - before;
+        self.len += len;
         match self.pieces.back_mut() {
-            Some(Piece::Copied(len)) => *len += bytes.len(),
-            _ => self.pieces.push_back(Piece::Copied(bytes.len())),
+            Some(Piece::Copied(last)) => *last += len,
+            _ => self.pieces.push_back(Piece::Copied(len)),
         }
     }
 }

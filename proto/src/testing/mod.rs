@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use crate::connection::{Connection, Event, Settings, Transmit};
 use crate::error::PeerError;
 use crate::metadata::{Hello, Welcome};
+use crate::registry::LIMITS;
 
 pub use records::{AnyRecord, frame};
 
@@ -78,11 +79,27 @@ impl Pair {
     /// If the handshake fails.
     #[must_use]
     pub fn open() -> Self {
-        let mut pair = Self::new();
+        Self::open_with(Settings::default(), Settings::default())
+    }
+
+    /// Both sides with settings of their own after the handshake; the daemon has announced its windows.
+    ///
+    /// # Panics
+    /// If the handshake fails.
+    #[must_use]
+    pub fn open_with(client: Settings, daemon: Settings) -> Self {
+        let mut pair = Self::with_settings(client, daemon);
         pair.to_daemon().expect("the client's handshake is legal");
         let greeted = pair.daemon.poll_event();
         assert!(matches!(greeted, Some(Event::Greeted(_))), "{greeted:?}");
-        pair.daemon.welcome(&Welcome::default()).expect("a HELLO waits");
+        let announced = LIMITS.iter().filter_map(|limit| match limit.name {
+            "open_channels" => Some((limit.id?, daemon.open_channels as u64)),
+            "channel_window" => Some((limit.id?, daemon.channel_window)),
+            "connection_window" => Some((limit.id?, daemon.connection_window)),
+            _ => None,
+        });
+        let welcome = Welcome { limits: announced.collect(), ..Welcome::default() };
+        pair.daemon.welcome(&welcome).expect("a HELLO waits");
         pair.to_client().expect("the daemon's handshake is legal");
         let welcomed = pair.client.poll_event();
         assert!(matches!(welcomed, Some(Event::Welcomed(_))), "{welcomed:?}");

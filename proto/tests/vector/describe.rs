@@ -91,6 +91,37 @@ pub(crate) fn event<A>(event: Event<A>) -> Value {
             "fds": fds.len(),
         }),
         Event::Cancelled { stream } => json!({"event": "Cancelled", "stream": stream}),
+        Event::ItemCame { stream, channel, item, payload, more: rest, credit, fds } => json!({
+            "event": "ItemCame",
+            "stream": stream,
+            "channel": channel,
+            "item": fields(&AnyRecord::from(item)),
+            "payload": bytes(payload),
+            "more": more(rest),
+            "credit": credit,
+            "fds": fds.len(),
+        }),
+        Event::ItemContinued { stream, channel, payload, more: rest, credit } => json!({
+            "event": "ItemContinued",
+            "stream": stream,
+            "channel": channel,
+            "payload": bytes(payload),
+            "more": more(rest),
+            "credit": credit,
+        }),
+        Event::ChannelEnded { stream, channel, code, message } => json!({
+            "event": "ChannelEnded",
+            "stream": stream,
+            "channel": channel,
+            "code": code.map(invoked_proto::registry::ErrorCode::name),
+            "message": message.as_str(),
+        }),
+        Event::ChannelStopped { stream, channel } => {
+            json!({"event": "ChannelStopped", "stream": stream, "channel": channel})
+        }
+        Event::ChannelCredited { stream, channel } => {
+            json!({"event": "ChannelCredited", "stream": stream, "channel": channel})
+        }
         Event::WentAway { code, notice } => json!({
             "event": "WentAway",
             "code": code.map(invoked_proto::registry::ErrorCode::name),

@@ -139,6 +139,7 @@ pub(crate) enum After {
     Half,
     Ended,
     Draining,
+    Channels,
 }
 
 /// What the receiver says to the input.
@@ -171,6 +172,8 @@ pub(crate) struct SessionCase {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SideFields {
     pub(crate) max_frame: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) features: Vec<String>,
     pub(crate) instance: Big,
 }
 
@@ -202,7 +205,29 @@ pub(crate) enum Act {
         headers: Vec<(String, String)>,
         deadline_us: Option<Big>,
         flags: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        channels: Vec<Declaration>,
         message: Content,
+    },
+    Item {
+        stream: u64,
+        channel: u32,
+        message: Content,
+    },
+    End {
+        stream: u64,
+        channel: u32,
+        code: Option<String>,
+        message: String,
+    },
+    Stop {
+        stream: u64,
+        channel: u32,
+    },
+    Consume {
+        stream: u64,
+        channel: u32,
+        credit: u64,
     },
     Cancel {
         stream: u64,
@@ -230,6 +255,15 @@ pub(crate) enum Act {
     },
     /// Nothing is asked; the connection answers by itself.
     Nothing {},
+}
+
+/// A channel that a call declares.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Declaration {
+    pub(crate) index: u32,
+    pub(crate) direction: String,
+    pub(crate) credit: u64,
 }
 
 /// A message.

@@ -1,0 +1,318 @@
+//! The items of a channel on their way out.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::super::flow::{Credit, surcharge};
+use super::{FRAGMENT, Pieces, SendQueue, Turn};
+use crate::body::Message;
+use crate::coding::{self, Record};
+use crate::connection::Transmit;
+use crate::error::{MisuseError, RecordError};
+use crate::header::Header;
+use crate::metadata::{End, Extensions, Item};
+use crate::registry::{Codec, FrameKind, HEADER_LEN, flags, limits};
+
+/// A stream and the index of a channel in it.
+pub(in crate::connection) type ChannelKey = (u64, u32);
+
+/// Items of one channel wait here up to this cost, and one more.
+const QUEUE_MAX: u64 = limits::FRAGMENT as u64;
+
+/// What became of an item that was offered.
+#[derive(Debug)]
+pub(in crate::connection) enum Offered {
+    /// It will be sent.
+    Taken,
+    /// Credit is lacking, or enough waits already. The channel is noted and told of.
+    Later(Message),
+    /// The channel has ended.
+    Ended,
+}
+
+/// A channel that we send on.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    credit: Credit,
+    items: VecDeque<Waiting>,
+    /// Payload of the items.
+    bytes: usize,
+    /// What they will take of the credit.
+    cost: u64,
+    /// Of the payload, what the credit does not cover.
+    stalled: usize,
+    /// The frame that ends it, behind all items.
+    end: Option<Bytes>,
+    in_turns: bool,
+    /// Whether the call that declares it has gone out.
+    begun: bool,
+    /// Whether its owner waits until it takes the next item.
+    wanted: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    item: Item,
+    codec: Codec,
+    bytes: Pieces,
+    /// To be taken with its first frame.
+    surcharge: u64,
+    begun: bool,
+}
+
+impl Outgoing {
+    fn new(credit: u64, begun: bool) -> Self {
+        Outgoing {
+            credit: Credit::new(credit),
+            items: VecDeque::new(),
+            bytes: 0,
+            cost: 0,
+            stalled: 0,
+            end: None,
+            in_turns: false,
+            begun,
+            wanted: false,
+        }
+    }
+
+    fn takes(&self, most: u64) -> bool {
+        self.end.is_none() && self.cost <= most && self.credit.room() > self.cost
+    }
+
+    /// Whether a frame of it could be written with so much credit of the connection.
+    pub(super) fn can_go(&self, room: usize) -> bool {
+        match self.items.front() {
+            _ if !self.begun => false,
+            None => self.end.is_some(),
+            Some(waiting) => self.credit.room() > 0 && (room > 0 || waiting.bytes.len() == 0),
+        }
+    }
+
+    /// Whether it is no use to give it a turn before credit for it comes.
+    pub(super) fn is_stuck(&self) -> bool {
+        let lacks = if self.items.is_empty() { self.end.is_none() } else { self.credit.room() == 0 };
+        lacks || !self.begun
+    }
+
+    pub(super) fn leave_turns(&mut self) {
+        self.in_turns = false;
+    }
+
+    fn push(&mut self, message: Message) -> Result<(), MisuseError> {
+        let item = Item { parts: message.parts(), extensions: Extensions::none() };
+        item.validate()?;
+        if coding::encoded_len(&item) > limits::MAX_METADATA {
+            return Err(MisuseError::Record(RecordError::LimitExceeded));
+        }
+        let codec = message.body.codec();
+        let bytes = Pieces::of(message);
+        let surcharge = surcharge(bytes.len() as u64);
+        self.bytes += bytes.len();
+        self.cost += bytes.len() as u64 + surcharge;
+        self.items.push_back(Waiting { item, codec, bytes, surcharge, begun: false });
+        Ok(())
+    }
+
+    /// What changed of the bytes that wait for credit: how many more, and how many fewer.
+    fn restall(&mut self) -> (usize, usize) {
+        let before = self.stalled;
+        let room = usize::try_from(self.credit.room()).unwrap_or(usize::MAX);
+        self.stalled = self.bytes.saturating_sub(room);
+        (self.stalled.saturating_sub(before), before.saturating_sub(self.stalled))
+    }
+
+    /// Writes one frame of the first item, with at most `room` bytes of payload, and tells how many it has.
+    fn write<A>(
+        &mut self,
+        key: ChannelKey,
+        transmit: &mut Transmit<A>,
+        max_frame: u32,
+        room: usize,
+    ) -> Option<usize> {
+        let room = room.min(usize::try_from(self.credit.room()).unwrap_or(usize::MAX)).min(FRAGMENT as usize);
+        let waiting = self.items.front_mut()?;
+        let (meta_len, surcharge, codec) = if waiting.begun {
+            (0, 0, Codec::None)
+        } else {
+            (coding::encoded_len(&waiting.item), waiting.surcharge, waiting.codec)
+        };
+        let payload = waiting.bytes.take(room.min(max_frame as usize - meta_len));
+        let len: usize = payload.iter().map(Bytes::len).sum();
+        let header = Header {
+            len: u32::try_from(meta_len + len).expect("at most one frame"),
+            codec,
+            flags: if waiting.begun { flags::CONT } else { 0 }
+                | if waiting.bytes.len() > 0 { flags::MORE } else { 0 },
+            meta_len: u16::try_from(meta_len).expect("checked when it was queued"),
+            arg: key.1,
+            ..Header::new(FrameKind::Data, key.0)
+        };
+        transmit.append(|bytes| {
+            header.encode(bytes);
+            if meta_len > 0 {
+                coding::encode_into(&waiting.item, bytes);
+            }
+        });
+        payload.into_iter().for_each(|piece| transmit.push(piece));
+        waiting.begun = true;
+        if waiting.bytes.len() == 0 {
+            self.items.pop_front();
+        }
+        self.credit.take(len as u64, surcharge);
+        self.bytes -= len;
+        self.cost -= len as u64 + surcharge;
+        Some(len)
+    }
+}
+
+impl<A> SendQueue<A> {
+    /// Opens a channel to send on; if the call that declares it has not `begun`, nothing of it goes out before.
+    pub(in crate::connection) fn open_channel(&mut self, key: ChannelKey, credit: u64, begun: bool) {
+        self.outgoing.insert(key, Outgoing::new(credit, begun));
+    }
+
+    /// The call that declares a channel went out.
+    pub(in crate::connection) fn begin_channel(&mut self, key: ChannelKey) {
+        if let Some(out) = self.outgoing.get_mut(&key) {
+            out.begun = true;
+            self.changed(key);
+        }
+    }
+
+    /// Queues an item, if there is credit for its first byte and not much waits.
+    pub(in crate::connection) fn offer(
+        &mut self,
+        key: ChannelKey,
+        message: Message,
+    ) -> Result<Offered, MisuseError> {
+        let is_behind = self.writable() > limits::UNSENT_BYTES_PAUSE;
+        let Some(out) = self.outgoing.get_mut(&key).filter(|out| out.end.is_none()) else {
+            return Ok(Offered::Ended);
+        };
+        if is_behind || !out.takes(QUEUE_MAX) {
+            if !std::mem::replace(&mut out.wanted, true) {
+                self.waiting.push(key);
+            }
+            return Ok(Offered::Later(message));
+        }
+        let len = message.len();
+        out.push(message)?;
+        self.unsent.bytes += len;
+        self.payload += len;
+        self.changed(key);
+        Ok(Offered::Taken)
+    }
+
+    /// Whether a channel takes items, now or later.
+    pub(in crate::connection) fn is_open(&self, key: ChannelKey) -> bool {
+        self.outgoing.get(&key).is_some_and(|out| out.end.is_none())
+    }
+
+    /// Queues the end of a channel behind its items.
+    pub(in crate::connection) fn end_channel(&mut self, key: ChannelKey, end: &End) {
+        let frame = self.encode_end(key, end);
+        let Some(out) = self.outgoing.get_mut(&key) else { return };
+        self.unsent.bytes += frame.len();
+        self.unsent.bytes -= out.end.replace(frame).map_or(0, |before| before.len());
+        self.changed(key);
+    }
+
+    /// Drops what waits of a channel, its end too, and queues an end with a code: an item may be half sent.
+    pub(in crate::connection) fn cut_channel(&mut self, key: ChannelKey, end: &End) {
+        self.clear_channel(key);
+        self.end_channel(key, end);
+    }
+
+    fn clear_channel(&mut self, key: ChannelKey) {
+        let Some(out) = self.outgoing.get_mut(&key) else { return };
+        out.items.clear();
+        let bytes = std::mem::take(&mut out.bytes);
+        self.unsent.bytes -= bytes;
+        self.payload -= bytes;
+        out.cost = 0;
+        self.changed(key);
+    }
+
+    /// Drops a channel, its end too.
+    pub(in crate::connection) fn drop_channel(&mut self, key: ChannelKey) {
+        self.clear_channel(key);
+        if let Some(out) = self.outgoing.remove(&key) {
+            self.unsent.bytes -= out.end.map_or(0, |end| end.len());
+        }
+        self.waiting.retain(|waiting| *waiting != key);
+    }
+
+    /// The credit of a channel, if it has not ended; [`changed`](Self::changed) must follow.
+    pub(in crate::connection) fn channel_credit_mut(&mut self, key: ChannelKey) -> Option<&mut Credit> {
+        self.outgoing.get_mut(&key).map(|out| &mut out.credit)
+    }
+
+    /// Brings a channel into turn if it has something to send, and counts again what waits for its credit.
+    pub(in crate::connection) fn changed(&mut self, key: ChannelKey) {
+        let Some(out) = self.outgoing.get_mut(&key) else { return };
+        let (more, fewer) = out.restall();
+        self.stalled = self.stalled + more - fewer;
+        if !out.is_stuck() && !std::mem::replace(&mut out.in_turns, true) {
+            self.turns.push_back(Turn::Channel(key));
+        }
+    }
+
+    /// Channels that take items again after one was not taken. Half of what may wait must have gone, so that who sends
+    /// small items is not told of each.
+    pub(in crate::connection) fn drain_resumed(&mut self, mut tell: impl FnMut(ChannelKey)) {
+        if self.waiting.is_empty() || self.writable() > limits::UNSENT_BYTES_PAUSE / 2 {
+            return;
+        }
+        let outgoing = &mut self.outgoing;
+        self.waiting.retain(|key| match outgoing.get_mut(key) {
+            Some(out) if out.takes(QUEUE_MAX / 2) => {
+                out.wanted = false;
+                tell(*key);
+                false
+            }
+            Some(out) => out.end.is_none(),
+            None => false,
+        });
+    }
+
+    /// A turn of a channel: a fragment's worth of items, or what its credit and the connection's allow.
+    pub(super) fn fill_channel(&mut self, key: ChannelKey, transmit: &mut Transmit<A>, max_frame: u32) {
+        self.overtaken = 0;
+        let start = transmit.len();
+        while transmit.len() - start < limits::FRAGMENT && !transmit.is_full() {
+            let room = self.room();
+            let Some(out) = self.outgoing.get_mut(&key).filter(|out| out.can_go(room)) else { break };
+            if let Some(payload) = out.write(key, transmit, max_frame, room) {
+                self.unsent.bytes -= payload;
+                self.spend(payload);
+            } else {
+                if let Some(end) = self.outgoing.remove(&key).and_then(|out| out.end) {
+                    self.unsent.bytes -= end.len();
+                    transmit.push(end);
+                }
+                self.closed.push(key);
+                return;
+            }
+        }
+        if let Some(out) = self.outgoing.get_mut(&key) {
+            out.in_turns = false;
+        }
+        self.changed(key);
+    }
+
+    fn encode_end(&mut self, key: ChannelKey, end: &End) -> Bytes {
+        let meta_len = coding::encoded_len(end);
+        let header = Header {
+            len: u32::try_from(meta_len).expect("cut to fit"),
+            flags: flags::END,
+            meta_len: u16::try_from(meta_len).expect("cut to fit"),
+            arg: key.1,
+            ..Header::new(FrameKind::Data, key.0)
+        };
+        debug_assert!(HEADER_LEN + meta_len <= limits::MAX_METADATA, "an end is small");
+        header.encode(&mut self.arena);
+        coding::encode_into(end, &mut self.arena);
+        self.arena.split().freeze()
+    }
+}
