@@ -6,6 +6,8 @@
 //!
 //! Each call ends exactly once: by its answer, by [`Core::cancel`], or by the loss of the connection.
 
+mod inbox;
+
 use std::collections::{HashMap, VecDeque};
 use std::error::Error as StdError;
 use std::io;
@@ -20,6 +22,9 @@ use invoked_proto::error::{MisuseError, PeerError};
 use invoked_proto::metadata::{Failure, Hello, Part, Reply as ReplyRecord, Welcome};
 use invoked_proto::registry::{Delivery, ErrorCode, LIMITS};
 use thiserror::Error;
+
+pub(crate) use inbox::ChannelKey;
+use inbox::Inbox;
 
 use crate::error::Error;
 use crate::reply::Reply;
@@ -93,6 +98,7 @@ pub(crate) struct Core<A, W> {
     /// On its way to the socket.
     transmit: Transmit<A>,
     calls: HashMap<StreamId, Pending<W>>,
+    inboxes: HashMap<ChannelKey, Inbox<W>>,
     /// Calls opened since the socket last took a byte: no byte of them can have reached the daemon.
     untouched: Vec<StreamId>,
     woken: VecDeque<W>,
@@ -140,6 +146,7 @@ impl<A, W> Core<A, W> {
             connection,
             transmit: Transmit::default(),
             calls: HashMap::new(),
+            inboxes: HashMap::new(),
             untouched: Vec::new(),
             woken: VecDeque::new(),
             welcome: None,
@@ -198,6 +205,7 @@ impl<A, W> Core<A, W> {
         if let Some(loss) = self.closed() {
             return Err(Error::lost(loss, Delivery::NotDelivered));
         }
+        let channels = request.channels.clone();
         let stream = self.connection.call(request).map_err(|error| match error {
             MisuseError::NotOpen | MisuseError::Exhausted => {
                 Error::lost(&Loss::Draining(error.to_string()), Delivery::NotDelivered)
@@ -206,6 +214,7 @@ impl<A, W> Core<A, W> {
         })?;
         self.untouched.push(stream);
         self.calls.insert(stream, Pending { waiter: None, progress: Progress::Waiting });
+        self.open_inboxes(stream, &channels);
         Ok(stream)
     }
 
@@ -232,7 +241,10 @@ impl<A, W> Core<A, W> {
             _ => {}
         }
         match self.connection.cancel(stream) {
-            Withdrawal::NeverSent => Delivery::NotDelivered,
+            Withdrawal::NeverSent => {
+                self.end_inboxes(Some(stream), || Error::channel_ended(ErrorCode::Cancelled, ""));
+                Delivery::NotDelivered
+            }
             Withdrawal::Asked | Withdrawal::TooLate => Delivery::Delivered,
         }
     }
@@ -251,6 +263,8 @@ impl<A, W> Core<A, W> {
         }
         let result = self.connection.handle_input(now, data, fds);
         while let Some(event) = self.connection.poll_event() {
+            // Whatever it brought is read into a buffer that was promised.
+            self.connection.release(event.payload_len());
             if let Err(error) = self.handle_event(event, capacity) {
                 return self.refuse(error);
             }
@@ -306,7 +320,7 @@ impl<A, W> Core<A, W> {
 
     /// True if the socket did not take everything.
     pub(crate) fn has_output(&self) -> bool {
-        let unsent = || !self.transmit.is_empty() || self.connection.unsent().bytes > 0;
+        let unsent = || !self.transmit.is_empty() || self.connection.has_transmit();
         self.broken.is_none() && self.loss.is_none() && unsent()
     }
 
@@ -350,6 +364,7 @@ impl<A, W> Core<A, W> {
             self.end_lost(stream, &loss, Delivery::Delivered);
         }
         self.untouched.clear();
+        self.end_inboxes(None, || Error::lost(&loss, Delivery::Delivered));
         self.loss = Some(loss);
     }
 
@@ -393,6 +408,17 @@ impl<A, W> Core<A, W> {
                 return self.begin(stream, Answer::Error(code, failure), parts, payload, more, capacity);
             }
             Event::Continued { stream, payload, more } => return self.go_on(stream, &payload, more),
+            Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
+                let key = (stream, channel);
+                return self.begin_item(key, item.parts, payload, more, credit, capacity);
+            }
+            Event::ItemContinued { stream, channel, payload, more, credit } => {
+                return self.go_on_with_item((stream, channel), &payload, more, credit);
+            }
+            Event::ChannelEnded { stream, channel, code, message } => {
+                let end = code.map_or(Ok(()), |code| Err(Error::channel_ended(code, &message)));
+                self.end_inbox((stream, channel), end);
+            }
             Event::WentAway { code, notice } => {
                 let message = notice.message.to_string();
                 let goodbye = match code {

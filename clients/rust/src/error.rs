@@ -229,6 +229,17 @@ impl Error {
         Self::new(Some(ErrorCode::TooLarge), message, Delivery::Completed)
     }
 
+    /// A channel has ended badly.
+    pub(crate) fn channel_ended(code: ErrorCode, message: &str) -> Self {
+        Self::new(Some(code), message.to_owned(), Delivery::Delivered)
+    }
+
+    /// No item came in time.
+    pub(crate) fn no_item() -> Self {
+        let message = "no item came in time".to_owned();
+        Self::new(Some(ErrorCode::DeadlineExceeded), message, Delivery::Delivered)
+    }
+
     fn new(code: Option<ErrorCode>, message: String, delivery: Delivery) -> Self {
         Error(Box::new(Inner {
             code,

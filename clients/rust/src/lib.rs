@@ -23,6 +23,7 @@
 //! through `invoked-transport`; it knows nothing of policies.
 
 pub mod blocking;
+mod channel;
 #[cfg(feature = "tokio")]
 mod client;
 mod core;
@@ -33,6 +34,7 @@ mod reply;
 mod request;
 mod traffic;
 
+pub use channel::Item;
 pub use dial::ConnectionInfo;
 pub use error::Error;
 pub use invoked_proto::body::{Body, Message};
@@ -40,10 +42,10 @@ pub use invoked_proto::registry::{Delivery, ErrorCode};
 pub use invoked_transport::{Address, AddressError, AddressOptions, AddressSource, AppName, Scope};
 pub use options::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_TIMEOUT, Options, Reconnect, Server};
 pub use reply::Reply;
-pub use request::Call;
+pub use request::{Call, Caller};
 
 #[cfg(feature = "tokio")]
-pub use client::Client;
+pub use client::{Client, Items, Running};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

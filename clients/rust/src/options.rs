@@ -7,7 +7,7 @@ use std::time::Duration;
 use invoked_proto::Text;
 use invoked_proto::connection::Settings;
 use invoked_proto::metadata::Hello;
-use invoked_proto::registry::limits;
+use invoked_proto::registry::{features, limits};
 use invoked_transport::{Address, AddressOptions};
 
 /// How long [`Options::connect_timeout`] is unless it is set.
@@ -169,7 +169,8 @@ impl Options {
     pub(crate) fn settings(&self) -> Settings {
         let handshake = u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX);
         // A day is as good as no limit, and far from what would overflow a clock.
-        Settings { handshake_timeout_ms: handshake.min(86_400_000), ..Settings::default() }
+        let handshake_timeout_ms = handshake.min(86_400_000);
+        Settings { features: features::CHANNELS, handshake_timeout_ms, ..Settings::default() }
     }
 }
 

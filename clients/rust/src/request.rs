@@ -3,16 +3,18 @@
 //! One builder for both clients; it gathers, and notes the first mistake, so that a chain of calls needs one `?`, at its
 //! end. It sends nothing itself.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use invoked_proto::Text;
 use invoked_proto::body::{AttachmentRef, Body, Message};
 use invoked_proto::connection::Request;
-use invoked_proto::metadata::HeaderField;
-use invoked_proto::registry::{Delivery, flags, limits};
+use invoked_proto::metadata::{ChannelDeclaration, HeaderField};
+use invoked_proto::registry::{Delivery, Direction, flags, limits};
 use serde::Serialize;
 
+use crate::channel::{Declared, Slot};
 use crate::error::Error;
 
 /// `deadline_us` of a call that has none (SPEC.md, "Cancel and deadlines").
@@ -21,15 +23,28 @@ const NO_DEADLINE_US: u64 = u64::MAX;
 /// Every part but the body.
 const ATTACHMENTS_MAX: usize = limits::MAX_PARTS - 1;
 
+/// What calls are made on: a client of this crate.
+pub trait Caller: sealed::Sealed {
+    /// One connection of it.
+    #[doc(hidden)]
+    type Link;
+}
+
+pub(crate) mod sealed {
+    /// Keeps [`Caller`](super::Caller) to this crate.
+    pub trait Sealed {}
+}
+
 /// A call of a command, being built; `send` sends it.
 ///
 /// `C` is the client: [`Client`](crate::Client) or [`blocking::Client`](crate::blocking::Client). Mistakes made while
 /// building (a value that can't be written, two bodies) are told by `send`, and nothing is sent then.
 #[derive(Debug)]
 #[must_use = "a call does nothing until it is sent"]
-pub struct Call<'c, C> {
+pub struct Call<'c, C: Caller> {
     pub(crate) client: &'c C,
     draft: Draft,
+    channels: Vec<(ChannelDeclaration, Declared<C::Link>)>,
 }
 
 #[derive(Debug)]
@@ -66,7 +81,15 @@ pub(crate) struct Prepared {
     pub(crate) deadline: Option<Instant>,
 }
 
-impl<'c, C> Call<'c, C> {
+/// The channels of a call that is ready to be sent.
+pub(crate) type Channels<L> = Vec<Declared<L>>;
+
+/// How a channel stands in JSON arguments.
+pub(crate) fn placeholder(index: u32) -> String {
+    format!("__CHANNEL__:{index}")
+}
+
+impl<'c, C: Caller> Call<'c, C> {
     pub(crate) fn new(client: &'c C, command: &str) -> Self {
         let draft = Draft {
             command: Text::from(command),
@@ -77,7 +100,16 @@ impl<'c, C> Call<'c, C> {
             attachments: Vec::new(),
             mistake: None,
         };
-        Call { client, draft }
+        Call { client, draft, channels: Vec::new() }
+    }
+
+    /// Declares a channel on which the command sends, with so many bytes of credit.
+    pub(crate) fn declare(&mut self, credit: u64) -> (u32, Arc<Slot<C::Link>>) {
+        // More than a call may have are refused when it is sent.
+        let index = u32::try_from(self.channels.len() + 1).unwrap_or(u32::MAX);
+        let (declared, slot) = Declared::new(index);
+        self.channels.push((ChannelDeclaration { index, direction: Direction::Down, credit }, declared));
+        (index, slot)
     }
 
     /// Adds one named argument to the JSON object that is the body. Each name is given once.
@@ -172,8 +204,9 @@ impl<'c, C> Call<'c, C> {
     }
 
     /// Ends the building. `default` stands in where no timeout was chosen; `None` is none.
-    pub(crate) fn prepare(self, default: Option<Duration>) -> Result<Prepared, Error> {
-        let draft = self.draft;
+    pub(crate) fn prepare(self, default: Option<Duration>) -> Result<(Prepared, Channels<C::Link>), Error> {
+        let Call { draft, channels, .. } = self;
+        let (declarations, channels) = channels.into_iter().unzip();
         if let Some(mistake) = draft.mistake {
             return Err(mistake);
         }
@@ -202,17 +235,23 @@ impl<'c, C> Call<'c, C> {
             deadline_us: None,
             flags: draft.flags,
             message: Message { body, attachments: draft.attachments },
+            channels: declarations,
             ..Request::default()
         };
         // A moment past what the clock can express is as good as never.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Prepared { request, deadline })
+        Ok((Prepared { request, deadline }, channels))
     }
 }
 
 impl Prepared {
     fn is_idempotent(&self) -> bool {
         self.request.flags & flags::IDEMPOTENT != 0
+    }
+
+    /// Whether it opens channels: what has come on them can't be taken back, so it is not sent again.
+    pub(crate) fn has_channels(&self) -> bool {
+        !self.request.channels.is_empty()
     }
 
     /// Whether this call may be sent again after `error` ended it.
@@ -264,12 +303,18 @@ mod tests {
 
     use super::Call;
 
+    impl super::sealed::Sealed for () {}
+
+    impl super::Caller for () {
+        type Link = ();
+    }
+
     fn call() -> Call<'static, ()> {
         Call::new(&(), "x.y")
     }
 
     fn body(call: Call<'_, ()>) -> Body {
-        call.prepare(None).expect("well built").request.message.body
+        call.prepare(None).expect("well built").0.request.message.body
     }
 
     #[test]
@@ -299,11 +344,11 @@ mod tests {
     #[test]
     fn attachments_are_named_by_their_arguments_and_counted() {
         let built = call().arg("n", 1).attach("first").attach_as("picture", "second");
-        let message = built.prepare(None).expect("well built").request.message;
+        let message = built.prepare(None).expect("well built").0.request.message;
         assert_eq!(message.body.bytes(), br#"{"n":1,"picture":"__ATTACHMENT__:1"}"#);
         assert_eq!(message.attachments, ["first", "second"]);
         let many = |count: usize| (0..count).fold(call(), |call, _| call.attach(""));
-        assert_eq!(many(16).prepare(None).expect("well built").request.message.attachments.len(), 16);
+        assert_eq!(many(16).prepare(None).expect("well built").0.request.message.attachments.len(), 16);
         let error = many(17).prepare(None).expect_err("one too many");
         assert_eq!(error.code(), Some(ErrorCode::InvalidArgument));
         assert_eq!(error.message(), "a call has 16 attachments at most, and this one 17");
@@ -313,7 +358,7 @@ mod tests {
     fn the_deadline_on_the_wire_is_what_is_left() {
         let now = Instant::now();
         let left = |call: Call<'_, ()>, default, at: Instant| {
-            call.prepare(default).expect("well built").into_request(at).deadline_us
+            call.prepare(default).expect("well built").0.into_request(at).deadline_us
         };
         assert_eq!(left(call().no_timeout(), Some(Duration::from_secs(1)), now), Some(u64::MAX));
         assert_eq!(left(call(), None, now), Some(u64::MAX));

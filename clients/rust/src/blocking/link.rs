@@ -12,18 +12,19 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use invoked_proto::body::Message;
 use invoked_proto::registry::Delivery;
 use invoked_transport::{Attachment, Interest, Stream};
 
-use crate::core::{Core, Loss, Outcome, StreamId};
+use crate::core::{ChannelKey, Core, Loss, Outcome, StreamId};
 use crate::dial::{ConnectionInfo, dial};
 use crate::error::Error;
 use crate::options::Options;
-use crate::request::Prepared;
+use crate::request::{Channels, Prepared};
 use crate::traffic::{ReadBuffer, flush, is_passing};
 
 /// The longest that a reading thread stays away. It can't be woken from outside, and output that another thread has left
@@ -36,7 +37,7 @@ const WRITER_PAUSE: Duration = Duration::from_millis(10);
 
 /// A connection that threads share.
 #[derive(Debug)]
-pub(super) struct Link {
+pub struct Link {
     stream: Stream,
     state: Mutex<State>,
     info: ConnectionInfo,
@@ -118,11 +119,33 @@ impl Link {
     }
 
     /// Makes a call and waits for its end.
-    pub(super) fn call(&self, call: Prepared) -> Outcome {
+    pub(super) fn call(self: &Arc<Self>, call: Prepared, channels: Channels<Link>) -> Outcome {
+        let deadline = call.deadline;
+        let stream = self.start(call, channels)?;
+        self.finish(stream, deadline)
+    }
+
+    /// Sends a call.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        call: Prepared,
+        channels: Channels<Link>,
+    ) -> Result<StreamId, Error> {
         let deadline = call.deadline;
         let mut call = Some(call);
         let opened = self.wait(deadline, Wants::Slot, |state| self.open(state, &mut call));
         let stream = opened.unwrap_or_else(|| Err(Error::deadline(Delivery::NotDelivered)))?;
+        for channel in channels {
+            let key = (stream, channel.index);
+            if !channel.bind(self, key) {
+                self.drop_channel(key);
+            }
+        }
+        Ok(stream)
+    }
+
+    /// Waits for the end of a call.
+    pub(super) fn finish(&self, stream: StreamId, deadline: Option<Instant>) -> Outcome {
         let outcome = self.wait(deadline, Wants::End, |state| state.core.take(stream, thread::current));
         outcome.unwrap_or_else(|| self.give_up(stream))
     }
@@ -138,6 +161,38 @@ impl Link {
         let opened = state.core.call(call.into_request(now));
         self.flush(state);
         Some(opened)
+    }
+
+    /// Withdraws a call that nobody waits for.
+    pub(super) fn cancel(&self, stream: StreamId) {
+        let mut state = self.lock();
+        state.core.cancel(stream);
+        self.flush(&mut state);
+        state.nudge();
+    }
+
+    /// Waits for the next item of a channel, or its end; `None` at the deadline.
+    pub(super) fn wait_item(
+        &self,
+        key: ChannelKey,
+        deadline: Option<Instant>,
+    ) -> Option<Option<Result<Message, Error>>> {
+        self.wait(deadline, Wants::End, |state| {
+            let taken = state.core.take_item(key, thread::current);
+            if state.core.has_output() && !state.writing {
+                // Its credit, for the daemon.
+                self.flush(state);
+            }
+            taken
+        })
+    }
+
+    /// Nobody takes the items of a channel any more.
+    pub(super) fn drop_channel(&self, key: ChannelKey) {
+        let mut state = self.lock();
+        state.core.drop_inbox(key);
+        self.flush(&mut state);
+        state.nudge();
     }
 
     /// The deadline has passed.

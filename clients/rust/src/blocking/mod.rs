@@ -1,5 +1,6 @@
 //! The client for threads: no runtime, no thread of its own.
 
+mod items;
 mod link;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,12 +9,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::items::Items;
 use self::link::Link;
+use crate::core::StreamId;
 use crate::dial::ConnectionInfo;
 use crate::error::Error;
 use crate::options::{Options, Reconnect};
 use crate::reply::Reply;
-use crate::request::{Call, Prepared};
+use crate::request::{Call, Caller, Channels, Prepared, placeholder, sealed};
 
 /// A connection to a daemon, for any number of threads.
 ///
@@ -126,17 +129,24 @@ impl Client {
         self.call("core.whoami").idempotent().send()?.json()
     }
 
-    fn dispatch(&self, call: Prepared) -> Result<Reply, Error> {
-        let reconnect = self.inner.options.reconnect;
-        let mut link = self.link();
-        if reconnect != Reconnect::Explicit && !link.is_open() {
-            link = self.renew(&link)?;
-        }
-        let again = (reconnect == Reconnect::AutomaticResend).then(|| call.clone());
-        match (link.call(call), again) {
-            (Err(error), Some(again)) if again.may_follow(&error) => self.renew(&link)?.call(again),
+    fn dispatch(&self, call: Prepared, channels: Channels<Link>) -> Result<Reply, Error> {
+        let link = self.link_for_a_call()?;
+        let resend = self.inner.options.reconnect == Reconnect::AutomaticResend && !call.has_channels();
+        let again = resend.then(|| call.clone());
+        match (link.call(call, channels), again) {
+            (Err(error), Some(again)) if again.may_follow(&error) => {
+                self.renew(&link)?.call(again, Vec::new())
+            }
             (outcome, _) => outcome,
         }
+    }
+
+    fn link_for_a_call(&self) -> Result<Arc<Link>, Error> {
+        let link = self.link();
+        if self.inner.options.reconnect != Reconnect::Explicit && !link.is_open() {
+            return self.renew(&link);
+        }
+        Ok(link)
     }
 
     fn link(&self) -> Arc<Link> {
@@ -156,7 +166,86 @@ impl Client {
     }
 }
 
+impl sealed::Sealed for Client {}
+
+impl Caller for Client {
+    type Link = Link;
+}
+
+/// Credit of a channel at its start. Less than a socket holds: while no thread waits, a channel that nobody takes from
+/// leaves room for answers.
+const WINDOW: u64 = 64 * 1024;
+
+/// A call that is sent. Dropping it cancels the call, if it has not ended.
+#[derive(Debug)]
+#[must_use = "dropping it cancels the call"]
+pub struct Running {
+    link: Arc<Link>,
+    stream: Option<StreamId>,
+    deadline: Option<Instant>,
+}
+
+impl Running {
+    /// Waits for the result. Channels of the call may go on after it.
+    ///
+    /// # Errors
+    /// As [`Call::send`].
+    pub fn wait(mut self) -> Result<Reply, Error> {
+        let Some(stream) = self.stream.take() else { unreachable!("it is taken here only") };
+        self.link.finish(stream, self.deadline)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.link.cancel(stream);
+        }
+    }
+}
+
 impl Call<'_, Client> {
+    /// Opens a channel on which the command sends, and names it in the argument `name`.
+    ///
+    /// Take the items while the call runs: with [`start`](Self::start), or in another thread. A command that sends more
+    /// than the channel's credit waits until items are taken.
+    ///
+    /// ```no_run
+    /// use invoked_client::{Options, blocking::Client};
+    ///
+    /// let client = Client::connect(Options::new())?;
+    /// let (call, lines) = client.call("log.follow").arg("unit", "sshd").channel("onLine");
+    /// let call = call.start()?;
+    /// for line in lines {
+    ///     println!("{}", line?.json::<String>()?);
+    /// }
+    /// call.wait()?;
+    /// # Ok::<(), invoked_client::Error>(())
+    /// ```
+    pub fn channel(mut self, name: &str) -> (Self, Items) {
+        let (index, slot) = self.declare(WINDOW);
+        (self.arg(name, placeholder(index)), Items::new(index, slot))
+    }
+
+    /// Opens a channel that stands in a body written by hand, as [`Items::placeholder`].
+    pub fn open_channel(mut self) -> (Self, Items) {
+        let (index, slot) = self.declare(WINDOW);
+        (self, Items::new(index, slot))
+    }
+
+    /// Sends the call, and does not wait for its end.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), for a call that can't be sent.
+    pub fn start(self) -> Result<Running, Error> {
+        let client = self.client;
+        let (call, channels) = self.prepare(client.inner.options.timeout)?;
+        let deadline = call.deadline;
+        let link = client.link_for_a_call()?;
+        let stream = link.start(call, channels)?;
+        Ok(Running { link, stream: Some(stream), deadline })
+    }
+
     /// Sends the call and waits for its result.
     ///
     /// Any number of threads may do so at once. A call beyond what the daemon allows to be open waits for another to end.
@@ -168,7 +257,7 @@ impl Call<'_, Client> {
     /// run.
     pub fn send(self) -> Result<Reply, Error> {
         let client = self.client;
-        let call = self.prepare(client.inner.options.timeout)?;
-        client.dispatch(call)
+        let (call, channels) = self.prepare(client.inner.options.timeout)?;
+        client.dispatch(call, channels)
     }
 }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use invoked_proto::body::Message;
 use invoked_proto::metadata::Welcome;
 use invoked_proto::registry::Delivery;
 use invoked_transport::{AsyncStream, Attachment, Interest, Stream};
@@ -21,16 +22,16 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep_until, timeout_at};
 
-use crate::core::{Core, Loss, Outcome, StreamId};
+use crate::core::{ChannelKey, Core, Loss, Outcome, StreamId};
 use crate::dial::{ConnectionInfo, Dialled, dial};
 use crate::error::{Error, Retry};
 use crate::options::Options;
-use crate::request::Prepared;
+use crate::request::{Channels, Prepared};
 use crate::traffic::{ReadBuffer, flush};
 
 /// A connection that tasks share. Dropping it ends the driver.
 #[derive(Debug)]
-pub(super) struct Link {
+pub struct Link {
     shared: Arc<Shared>,
     driver: JoinHandle<()>,
     info: ConnectionInfo,
@@ -96,13 +97,52 @@ impl Link {
     }
 
     /// Makes a call and waits for its end. Dropping the future cancels the call.
-    pub(super) async fn call(&self, call: Prepared) -> Outcome {
-        let mut flight = Flight { shared: &self.shared, stream: None };
-        let Some(deadline) = call.deadline else { return flight.run(call).await };
-        match timeout_at(deadline.into(), flight.run(call)).await {
+    pub(super) async fn call(self: &Arc<Self>, call: Prepared, channels: Channels<Link>) -> Outcome {
+        let mut flight = Flight { link: Arc::clone(self), stream: None };
+        let Some(deadline) = call.deadline else {
+            flight.start(call, channels).await?;
+            return flight.finish().await;
+        };
+        let run = async {
+            flight.start(call, channels).await?;
+            flight.finish().await
+        };
+        match timeout_at(deadline.into(), run).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Error::deadline(flight.cancel())),
         }
+    }
+
+    /// Sends a call.
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        call: Prepared,
+        channels: Channels<Link>,
+    ) -> Result<Flight, Error> {
+        let mut flight = Flight { link: Arc::clone(self), stream: None };
+        let Some(deadline) = call.deadline else {
+            flight.start(call, channels).await?;
+            return Ok(flight);
+        };
+        match timeout_at(deadline.into(), flight.start(call, channels)).await {
+            Ok(started) => started.map(|()| flight),
+            Err(_) => Err(Error::deadline(Delivery::NotDelivered)),
+        }
+    }
+
+    /// The next item of a channel, or its end.
+    pub(super) fn poll_item(
+        &self,
+        key: ChannelKey,
+        context: &Context<'_>,
+    ) -> Poll<Option<Result<Message, Error>>> {
+        let taken = self.shared.update(|state| state.core.take_item(key, || context.waker().clone()));
+        taken.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Nobody takes the items of a channel any more.
+    pub(super) fn drop_channel(&self, key: ChannelKey) {
+        self.shared.update(|state| state.core.drop_inbox(key));
     }
 }
 
@@ -113,14 +153,15 @@ impl Drop for Link {
 }
 
 /// A call of one caller; dropping it before its end sends CANCEL, without waiting.
-struct Flight<'l> {
-    shared: &'l Shared,
+#[derive(Debug)]
+pub(super) struct Flight {
+    link: Arc<Link>,
     stream: Option<StreamId>,
 }
 
-impl Flight<'_> {
-    async fn run(&mut self, call: Prepared) -> Outcome {
-        let shared = self.shared;
+impl Flight {
+    async fn start(&mut self, call: Prepared, channels: Channels<Link>) -> Result<(), Error> {
+        let shared = &self.link.shared;
         // A closed semaphore is told apart below: the core knows why.
         let permit = shared.slots.acquire().await.ok();
         let stream = shared.open(call)?;
@@ -128,6 +169,19 @@ impl Flight<'_> {
         if let Some(permit) = permit {
             permit.forget();
         }
+        for channel in channels {
+            let key = (stream, channel.index);
+            if !channel.bind(&self.link, key) {
+                self.link.drop_channel(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of a call that was started.
+    pub(super) async fn finish(&mut self) -> Outcome {
+        let Some(stream) = self.stream else { return Err(Error::deadline(Delivery::NotDelivered)) };
+        let shared = &self.link.shared;
         let outcome = poll_fn(|context| {
             let taken = shared.lock().core.take(stream, || context.waker().clone());
             taken.map_or(Poll::Pending, Poll::Ready)
@@ -137,13 +191,13 @@ impl Flight<'_> {
         outcome
     }
 
-    fn cancel(&mut self) -> Delivery {
+    pub(super) fn cancel(&mut self) -> Delivery {
         let Some(stream) = self.stream.take() else { return Delivery::NotDelivered };
-        self.shared.update(|state| state.core.cancel(stream))
+        self.link.shared.update(|state| state.core.cancel(stream))
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for Flight {
     fn drop(&mut self) {
         self.cancel();
     }

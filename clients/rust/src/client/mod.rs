@@ -1,20 +1,24 @@
 //! The client for tokio.
 
+mod items;
 mod link;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use invoked_proto::registry::limits;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
 
-use self::link::Link;
+pub use self::items::Items;
+use self::link::{Flight, Link};
 use crate::dial::ConnectionInfo;
 use crate::error::Error;
 use crate::options::{Options, Reconnect};
 use crate::reply::Reply;
-use crate::request::{Call, Prepared};
+use crate::request::{Call, Caller, Channels, Prepared, placeholder, sealed};
 
 /// A connection to a daemon, for any number of tasks.
 ///
@@ -129,19 +133,24 @@ impl Client {
         self.call("core.whoami").idempotent().send().await?.json()
     }
 
-    async fn dispatch(&self, call: Prepared) -> Result<Reply, Error> {
-        let reconnect = self.inner.options.reconnect;
-        let mut link = self.link();
-        if reconnect != Reconnect::Explicit && !link.is_open() {
-            link = self.renew(&link).await?;
-        }
-        let again = (reconnect == Reconnect::AutomaticResend).then(|| call.clone());
-        match (link.call(call).await, again) {
+    async fn dispatch(&self, call: Prepared, channels: Channels<Link>) -> Result<Reply, Error> {
+        let link = self.link_for_a_call().await?;
+        let resend = self.inner.options.reconnect == Reconnect::AutomaticResend && !call.has_channels();
+        let again = resend.then(|| call.clone());
+        match (link.call(call, channels).await, again) {
             (Err(error), Some(again)) if again.may_follow(&error) => {
-                self.renew(&link).await?.call(again).await
+                self.renew(&link).await?.call(again, Vec::new()).await
             }
             (outcome, _) => outcome,
         }
+    }
+
+    async fn link_for_a_call(&self) -> Result<Arc<Link>, Error> {
+        let link = self.link();
+        if self.inner.options.reconnect != Reconnect::Explicit && !link.is_open() {
+            return self.renew(&link).await;
+        }
+        Ok(link)
     }
 
     fn link(&self) -> Arc<Link> {
@@ -162,7 +171,77 @@ impl Client {
     }
 }
 
+impl sealed::Sealed for Client {}
+
+impl Caller for Client {
+    type Link = Link;
+}
+
+/// Credit of a channel at its start.
+const WINDOW: u64 = limits::CHANNEL_WINDOW as u64;
+
+/// A call that is sent. Dropping it cancels the call, if it has not ended.
+#[derive(Debug)]
+#[must_use = "dropping it cancels the call"]
+pub struct Running {
+    flight: Flight,
+    deadline: Option<Instant>,
+}
+
+impl Running {
+    /// Waits for the result. Channels of the call may go on after it. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// As [`Call::send`].
+    pub async fn reply(mut self) -> Result<Reply, Error> {
+        let Some(deadline) = self.deadline else { return self.flight.finish().await };
+        match timeout_at(deadline.into(), self.flight.finish()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::deadline(self.flight.cancel())),
+        }
+    }
+}
+
 impl Call<'_, Client> {
+    /// Opens a channel on which the command sends, and names it in the argument `name`.
+    ///
+    /// Take the items while the call runs: with [`start`](Self::start), or in another task. A command that sends more
+    /// than the channel's credit waits until items are taken.
+    ///
+    /// ```no_run
+    /// # async fn example(client: invoked_client::Client) -> Result<(), invoked_client::Error> {
+    /// let (call, mut lines) = client.call("log.follow").arg("unit", "sshd").channel("onLine");
+    /// let call = call.start().await?;
+    /// while let Some(line) = lines.next().await {
+    ///     println!("{}", line?.json::<String>()?);
+    /// }
+    /// call.reply().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn channel(mut self, name: &str) -> (Self, Items) {
+        let (index, slot) = self.declare(WINDOW);
+        (self.arg(name, placeholder(index)), Items::new(index, slot))
+    }
+
+    /// Opens a channel that stands in a body written by hand, as [`Items::placeholder`].
+    pub fn open_channel(mut self) -> (Self, Items) {
+        let (index, slot) = self.declare(WINDOW);
+        (self, Items::new(index, slot))
+    }
+
+    /// Sends the call, and does not wait for its end. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), for a call that can't be sent.
+    pub async fn start(self) -> Result<Running, Error> {
+        let client = self.client;
+        let (call, channels) = self.prepare(client.inner.options.timeout)?;
+        let deadline = call.deadline;
+        let flight = client.link_for_a_call().await?.start(call, channels).await?;
+        Ok(Running { flight, deadline })
+    }
+
     /// Sends the call and waits for its result.
     ///
     /// Any number of tasks may do so at once. A call beyond what the daemon allows to be open waits for another to end.
@@ -177,7 +256,7 @@ impl Call<'_, Client> {
     /// run.
     pub async fn send(self) -> Result<Reply, Error> {
         let client = self.client;
-        let call = self.prepare(client.inner.options.timeout)?;
-        client.dispatch(call).await
+        let (call, channels) = self.prepare(client.inner.options.timeout)?;
+        client.dispatch(call, channels).await
     }
 }
