@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use invoked::ipc::{CancellationToken, Request, State};
+use invoked::ipc::{CancellationToken, Channel, Request, SendError, State};
 use invoked::plugin::{self, Plugin};
 use invoked::transport::{Access, Listener};
 use invoked::{command, generate_handler};
@@ -41,6 +41,12 @@ async fn idle(cancelled: CancellationToken) {
     cancelled.cancelled().await;
 }
 
+/// Counts down, and tells each number as it comes.
+#[command]
+fn count_down(from: u32, on_number: Channel<u32>) -> Result<(), SendError> {
+    (0..=from).rev().try_for_each(|number| on_number.send(number))
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
     let policy = directory.path().join("capabilities");
@@ -53,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         plugin::Builder::new("arithmetic").invoke_handler(generate_handler![divide, idle]).build();
     let daemon = invoked::Builder::default()
         .manage(Unit("bytes"))
-        .invoke_handler(generate_handler![measure, reverse])
+        .invoke_handler(generate_handler![measure, reverse, count_down])
         .plugin(arithmetic)
         .capabilities(&policy)
         .serve(listener)?;
@@ -71,6 +77,13 @@ fn call(address: Address) -> Result<(), Box<dyn Error>> {
     assert_eq!(measured, "5 bytes");
     assert_eq!(client.call("reverse").raw("abc").send()?.bytes(), b"cba");
     assert_eq!(client.invoke::<i64>("arithmetic.divide", &json!({ "dividend": 7, "divisor": 2 }))?, 3);
+
+    // What the command sends while it runs.
+    let (count_down, numbers) = client.call("count_down").arg("from", 3).channel("onNumber");
+    let count_down = count_down.start()?;
+    let numbers: Result<Vec<u32>, _> = numbers.map(|number| number?.json()).collect();
+    assert_eq!(numbers?, [3, 2, 1, 0]);
+    count_down.wait()?;
 
     // The command's own error: any JSON.
     let by_zero = json!({ "dividend": 7, "divisor": 0 });

@@ -130,6 +130,10 @@ pub struct Quotas {
     pub reply_bytes: u64,
     /// The same for one uid.
     pub reply_bytes_per_uid: u64,
+    /// Cost of channels' items that wait to be sent, in all.
+    pub item_bytes: u64,
+    /// The same for the peers of one uid.
+    pub item_bytes_per_uid: u64,
     /// Bytes of one message.
     pub max_message: u64,
 }
@@ -147,6 +151,8 @@ impl Default for Quotas {
             reassembly_bytes_per_uid: quotas::REASSEMBLY_BYTES_PER_UID,
             reply_bytes: quotas::REPLY_BYTES,
             reply_bytes_per_uid: quotas::REPLY_BYTES_PER_UID,
+            item_bytes: quotas::ITEM_BYTES,
+            item_bytes_per_uid: quotas::ITEM_BYTES_PER_UID,
             max_message: limits::MAX_MESSAGE as u64,
         }
     }
@@ -167,6 +173,7 @@ impl Quotas {
             calls: Bound { per_uid: self.calls_per_uid, total: u64::MAX },
             message_bytes: Bound { per_uid: self.reassembly_bytes_per_uid, total: self.reassembly_bytes },
             reply_bytes: Bound { per_uid: self.reply_bytes_per_uid, total: self.reply_bytes },
+            item_bytes: Bound { per_uid: self.item_bytes_per_uid, total: self.item_bytes },
         }
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use invoked_proto::Text;
 use invoked_proto::body::{Assembly, Message, inline_len};
 use invoked_proto::connection::More;
-use invoked_proto::metadata::{Call, Failure, HeaderField};
+use invoked_proto::metadata::{Call, ChannelDeclaration, Failure, HeaderField};
 use invoked_proto::registry::{Delivery, ErrorCode, limits};
 
 use super::narrowing::Early;
@@ -65,6 +65,7 @@ struct Admitted {
     grant: Arc<Grant>,
     headers: Vec<HeaderField>,
     deadline: Option<Instant>,
+    channels: Vec<ChannelDeclaration>,
 }
 
 impl CallState {
@@ -231,6 +232,7 @@ impl Broker {
 
     /// Ends all calls of a peer that is gone.
     pub(super) fn abandon_all(&mut self, now: Instant, state: PeerState) {
+        self.abandon_channels(&state);
         for id in state.calls.into_values() {
             // Nobody is there to be answered; the handlers are told, and charged until they end.
             self.stats.abandoned += 1;
@@ -278,7 +280,8 @@ impl Broker {
         self.stats.bytes_in += total;
         let assembly = Assembly::begin(call.parts, payload)
             .map_err(|error| not_delivered(error.wire_code(), &error.to_string()))?;
-        let admitted = Admitted { command, grant, headers: call.headers, deadline: Some(deadline) };
+        let (headers, channels) = (call.headers, call.channels);
+        let admitted = Admitted { command, grant, headers, deadline: Some(deadline), channels };
         Ok((admitted, assembly, slot, memory))
     }
 
@@ -325,8 +328,8 @@ impl Broker {
             }
         };
         let Some(call) = self.calls.find_mut(id) else { return };
-        let Some((peer, stream)) = call.caller else { return };
-        let Some(state) = self.peers.get(&peer) else { return };
+        let Some((caller, stream)) = call.caller else { return };
+        let Some(state) = self.peers.get(&caller) else { return };
         let place = place(&admitted.command, message.len());
         // What outlives this wake-up must not keep the loop's read buffer for a few bytes.
         let (message, headers) = if place == Place::Inline {
@@ -348,14 +351,17 @@ impl Broker {
         {
             self.deadlines.insert((at, id));
         }
+        let peer = Arc::clone(&state.peer);
+        let channels = self.open_channels(caller, stream, &admitted.channels, &admitted.grant);
         let wire = WireCall {
             command: admitted.command.text(),
             headers,
             message,
-            peer: Arc::clone(&state.peer),
+            peer,
             grant: admitted.grant,
             deadline: admitted.deadline,
             stream,
+            channels,
         };
         self.outputs.push_back(Output::Run(Run { call: id, place, command: admitted.command, wire }));
     }
@@ -428,9 +434,13 @@ impl Broker {
                 self.stats.replies += 1;
                 self.stats.bytes_out += message.len() as u64;
                 self.outputs.push_back(Output::Reply { peer, stream, headers, message });
+                if self.draining {
+                    self.finish_channels_of(peer, stream);
+                }
             }
             Ending::Fail(failed) => {
                 let Failed { code, failure, message } = *failed;
+                self.close_channels(peer, stream, code);
                 self.stats.count_error(code);
                 self.stats.bytes_out += message.len() as u64;
                 self.outputs.push_back(Output::Fail { peer, stream, code, failure, message });

@@ -5,6 +5,7 @@
 //! inside a unit test.
 
 mod calls;
+mod channels;
 mod narrowing;
 mod output;
 mod quota;
@@ -25,6 +26,8 @@ use invoked_proto::registry::{ErrorCode, LIMITS, limits};
 use serde_json::Value;
 
 use calls::CallState;
+use channels::{Channels, PeerChannels};
+pub(crate) use channels::{Served, serve};
 use narrowing::Waiting;
 pub(crate) use narrowing::{Holder, Narrowing};
 pub(crate) use output::{Observed, Output, Place, Run};
@@ -81,6 +84,7 @@ pub(crate) struct Broker {
     order: BTreeSet<PeerId>,
     next_peer: u64,
     calls: Slots<CallState>,
+    channels: Channels,
     deadlines: BTreeSet<(Instant, CallId)>,
     ledger: Ledger,
     /// The most bytes that were held since memory was last asked back.
@@ -124,6 +128,7 @@ struct PeerState {
     /// Bytes that wait for the peer to read them.
     unread: Charge,
     calls: HashMap<u64, CallId>,
+    channels: PeerChannels,
 }
 
 impl Broker {
@@ -141,6 +146,7 @@ impl Broker {
             order: BTreeSet::new(),
             next_peer: 1,
             calls: Slots::new(),
+            channels: Channels::new(),
             deadlines: BTreeSet::new(),
             ledger: Ledger::new(settings.bounds),
             most_held: 0,
@@ -191,6 +197,7 @@ impl Broker {
             standing: Standing::Unknown,
             unread,
             calls: HashMap::new(),
+            channels: PeerChannels::new(),
         };
         self.peers.insert(id, state);
         self.order.insert(id);
@@ -247,6 +254,7 @@ impl Broker {
         let mut ids: Vec<_> = self.peers.keys().copied().collect();
         ids.sort_unstable();
         self.outputs.extend(ids.into_iter().map(Output::Drain));
+        self.finish_channels();
     }
 
     /// The next thing to do.
@@ -290,6 +298,8 @@ impl Broker {
         stats.calls_in_flight = self.calls.len();
         stats.message_bytes = self.ledger.total(Resource::MessageBytes);
         stats.unread_bytes = self.ledger.total(Resource::ReplyBytes);
+        stats.channels = self.channels.len();
+        stats.item_bytes = self.ledger.items();
         stats
     }
 }

@@ -12,7 +12,7 @@ use super::narrowing::Narrowing;
 use super::slots::CallId;
 use crate::authority::PeerLimits;
 use crate::commands::RegisteredCommand;
-use crate::ipc::{Peer, PeerId, WireCall};
+use crate::ipc::{Peer, PeerId, Pipe, WireCall};
 
 /// Something to do, in order.
 #[derive(Debug)]
@@ -69,6 +69,30 @@ pub(crate) enum Output {
     },
     /// Run a hosted command.
     Run(Run),
+    /// Send what waits in a pipe, as far as the connection takes it.
+    ServeChannel {
+        /// The receiver.
+        peer: PeerId,
+        /// Its stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+        /// What waits.
+        pipe: Arc<Pipe>,
+    },
+    /// End a channel at once; its call has ended before.
+    CutChannel {
+        /// The receiver.
+        peer: PeerId,
+        /// Its stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+        /// Why.
+        code: ErrorCode,
+        /// Why, for people.
+        message: &'static str,
+    },
     /// Nobody waits for this call any more.
     CancelHandler(CallId),
     /// Tell the peer to go.

@@ -3,10 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use invoked_proto::registry::quotas;
 
 use crate::authority::PeerLimits;
+use crate::ipc::{Budget, Common};
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub(crate) struct Bounds {
     pub(crate) message_bytes: Bound,
     /// Reply bytes.
     pub(crate) reply_bytes: Bound,
+    /// Items of channels that wait for the loop.
+    pub(crate) item_bytes: Bound,
 }
 
 impl Default for Bounds {
@@ -71,6 +75,7 @@ impl Default for Bounds {
                 total: quotas::REASSEMBLY_BYTES,
             },
             reply_bytes: Bound { per_uid: quotas::REPLY_BYTES_PER_UID, total: quotas::REPLY_BYTES },
+            item_bytes: Bound { per_uid: quotas::ITEM_BYTES_PER_UID, total: quotas::ITEM_BYTES },
         }
     }
 }
@@ -92,6 +97,7 @@ pub(crate) struct Ledger {
     bounds: Bounds,
     total: Rc<Used>,
     accounts: HashMap<u32, Weak<Account>>,
+    items: Arc<Common>,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +113,8 @@ pub(crate) struct Account {
     said: RefCell<[BTreeMap<u64, usize>; RESOURCES]>,
     used: Used,
     total: Rc<Used>,
+    /// What handlers charge from other threads; it lives on with their channels.
+    items: Arc<Budget>,
 }
 
 /// What the capabilities of one peer say of its uid's account; it holds as long as this lives.
@@ -136,7 +144,13 @@ impl Ledger {
     /// Empty accounts under `bounds`.
     #[must_use]
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Ledger { bounds, total: Rc::default(), accounts: HashMap::new() }
+        let items = Common::new(bounds.item_bytes.total);
+        Ledger { bounds, total: Rc::default(), accounts: HashMap::new(), items }
+    }
+
+    /// What items of channels are charged in all.
+    pub(crate) fn items(&self) -> u64 {
+        self.items.used()
     }
 
     /// The account of `uid`.
@@ -152,6 +166,7 @@ impl Ledger {
             said: RefCell::default(),
             used: Used::default(),
             total: Rc::clone(&self.total),
+            items: Budget::new(self.bounds.item_bytes.per_uid, &self.items),
         });
         self.accounts.insert(uid, Rc::downgrade(&account));
         account
@@ -205,6 +220,11 @@ impl Account {
     /// A charge of nothing, to be settled to what is there: it is made also where the bound is passed.
     pub(crate) fn charge_nothing(self: &Rc<Self>, resource: Resource) -> Charge {
         Charge { account: Rc::clone(self), resource, amount: 0 }
+    }
+
+    /// What items of channels to this uid may cost while they wait for the loop.
+    pub(crate) fn items(&self) -> Arc<Budget> {
+        Arc::clone(&self.items)
     }
 
     /// Whether [`charge`](Self::charge) would succeed.

@@ -14,6 +14,10 @@ pub(crate) struct Stats {
     pub(crate) message_bytes: u64,
     /// Bytes now that wait for peers to read them.
     pub(crate) unread_bytes: u64,
+    /// Channels open now.
+    pub(crate) channels: usize,
+    /// Bytes now of items that wait for the loop, each counted as 256 at least.
+    pub(crate) item_bytes: u64,
     /// Connections taken since the start.
     pub(crate) connections: u64,
     /// Connections turned away for a quota.

@@ -93,6 +93,7 @@ impl Broker {
             sweep.peer = id;
             left -= 1;
             self.refresh(id);
+            self.revoke_channels(id);
         }
         self.sweep = Some(sweep);
         Swept::Partly { looked_at: SLICE }
@@ -147,6 +148,6 @@ impl Broker {
 }
 
 /// Whether all that `before` allowed is still allowed.
-fn is_kept(grants: &PeerGrants, before: &Grant) -> bool {
+pub(super) fn is_kept(grants: &PeerGrants, before: &Grant) -> bool {
     matches!(grants.authorize(before.command().as_str()), Verdict::Allow(grant) if grant.keeps(before))
 }

@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use invoked_proto::connection::Settings;
+use invoked_proto::registry::features;
 use invoked_transport::{AsyncListener, Listener};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -31,6 +32,7 @@ use crate::broker::{Broker, BrokerSettings};
 use crate::commands::CommandTable;
 use crate::config::Config;
 use crate::error::BuildError;
+use crate::ipc::LoopThread;
 use crate::runner::{Completion, Runner, RunnerSettings};
 use crate::session::Hub;
 use admission::Admission;
@@ -180,6 +182,7 @@ impl Daemon {
         let _on_loop = authority::enter_loop();
         let (runner, completions) = Runner::new(runner_settings, workers.handle().clone(), self.app.clone());
         let until = until(handle.clone());
+        let _loop_thread = LoopThread::enter();
         runtime.block_on(self.serve(listener, runner, completions, handle, asks, until))
     }
 
@@ -242,8 +245,9 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 /// What goes on beside the sessions until the daemon has stopped.
 fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let [deadlines, memory, policy, narrowing] = std::array::from_fn(|_| Rc::clone(hub));
+    let [channels, deadlines, memory, policy, narrowing] = std::array::from_fn(|_| Rc::clone(hub));
     tasks.spawn_local(complete(Rc::clone(hub), completions));
+    tasks.spawn_local(async move { channels.watch_channels().await });
     tasks.spawn_local(async move { deadlines.watch_deadlines().await });
     tasks.spawn_local(async move { memory.watch_memory().await });
     tasks.spawn_local(async move { policy.watch_policy().await });
@@ -254,6 +258,7 @@ fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> JoinSet<()>
 /// What connections are held to where no capability says otherwise.
 fn connection_settings(config: &Config) -> Settings {
     Settings {
+        features: features::CHANNELS,
         instance: instance_number(),
         max_message: config.quotas.max_message,
         open_calls: config.quotas.calls_per_connection,

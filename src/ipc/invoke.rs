@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::body::InvokeBody;
 use super::cancellation::CancellationToken;
+use super::channel::{Channel, ChannelSource, DeclaredChannels};
 use super::error::Fault;
 use super::given::CallbackFn;
 use super::headers::Headers;
@@ -35,6 +36,8 @@ pub(crate) struct WireCall {
     pub(crate) deadline: Option<Instant>,
     /// The call's stream on its connection.
     pub(crate) stream: u64,
+    /// The channels that the call declares and that were not taken; those left end with the call.
+    pub(crate) channels: DeclaredChannels,
 }
 
 /// A call: who calls what, with which body, under which grant, until when.
@@ -286,6 +289,18 @@ impl Received {
     fn arguments(&self) -> Result<&Arguments, Fault> {
         let found = self.arguments.get_or_init(|| find_arguments(self.body()));
         found.as_ref().map_err(Clone::clone)
+    }
+}
+
+impl<R: Runtime> ChannelSource for InvokeMessage<R> {
+    fn channel<T>(&self, index: u32) -> Result<Channel<T>, Fault> {
+        self.received.call.channels.take(index)
+    }
+}
+
+impl ChannelSource for Request<'_> {
+    fn channel<T>(&self, index: u32) -> Result<Channel<T>, Fault> {
+        self.received.call.channels.take(index)
     }
 }
 

@@ -6,6 +6,7 @@
 mod argument;
 mod body;
 mod cancellation;
+mod channel;
 mod command;
 mod error;
 mod given;
@@ -13,6 +14,7 @@ mod handler;
 mod headers;
 mod invoke;
 mod peer;
+mod raw;
 #[doc(hidden)]
 pub mod reply;
 mod resolver;
@@ -26,6 +28,8 @@ mod tests;
 pub use argument::{CommandArg, CommandItem};
 pub use body::{InvokeBody, InvokeResponseBody, Json, SerializeOptions};
 pub use cancellation::CancellationToken;
+pub(crate) use channel::{Budget, Common, DeclaredChannels, LoopThread, Pipe, PipeId, Ready, SendingEnd};
+pub use channel::{Channel, ChannelSource, JavaScriptChannelId, NotAChannelId, SendError};
 pub use command::{Argument, Command, Execution, OutcomeFuture};
 pub use error::{ApplicationError, CallError, Fault, InvokeError};
 pub use given::{CallbackFn, Deadline, Raw};

@@ -1,6 +1,5 @@
 //! What a command gives back.
 
-use std::any::Any;
 use std::fs::File;
 use std::io::Read;
 use std::ops::{Deref, DerefMut};
@@ -14,6 +13,7 @@ use serde::Serialize;
 
 use super::body::InvokeResponseBody;
 use super::error::{CallError, Fault, InvokeError};
+use super::raw::bytes_of;
 
 /// How a call ends at its handler.
 pub type Outcome = Result<Response, CallError>;
@@ -227,24 +227,16 @@ impl IpcResponse for InvokeResponseBody {
 }
 
 #[diagnostic::do_not_recommend]
-impl<T: Serialize + 'static> IpcResponse for T {
+impl<T: Serialize> IpcResponse for T {
     fn body(self) -> crate::Result<InvokeResponseBody> {
         Ok(self.into_response()?.message.body.into())
     }
 
     fn into_response(self) -> Result<Response, Fault> {
-        // These types are Serialize too, and would become arrays of numbers; the compiler resolves the tests.
-        let mut value = Some(self);
-        let any: &mut dyn Any = &mut value;
-        if let Some(bytes) = any.downcast_mut::<Option<Vec<u8>>>().and_then(Option::take) {
-            return Ok(bytes.into());
+        // These types are Serialize too, and would become arrays of numbers.
+        match bytes_of(&self) {
+            Some(bytes) => Ok(bytes.into()),
+            None => Response::json(&self),
         }
-        if let Some(bytes) = any.downcast_mut::<Option<Bytes>>().and_then(Option::take) {
-            return Ok(bytes.into());
-        }
-        if let Some(bytes) = any.downcast_mut::<Option<&'static [u8]>>().and_then(Option::take) {
-            return Ok(bytes.into());
-        }
-        Response::json(&value)
     }
 }

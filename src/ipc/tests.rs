@@ -50,6 +50,7 @@ fn message(body: Body) -> InvokeMessage {
         grant: grant(),
         deadline: None,
         stream: 3,
+        channels: crate::ipc::DeclaredChannels::default(),
     };
     let app = AppHandle::new(state, PackageInfo::default(), Instance::User, None);
     InvokeMessage::new(call, &app, None)

@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 use invoked_proto::body::Body;
+use invoked_proto::registry::{ErrorCode, limits};
 
-use crate::ipc::{Argument, CallError, Command, CommandArg, CommandItem, InvokeMessage, Outcome, Response};
+use crate::ipc::{
+    Argument, Channel, Command, CommandArg, CommandItem, Fault, InvokeError, InvokeMessage, Outcome, Response,
+};
 use crate::plugin::{self, Plugin};
 
 /// The plugin.
@@ -15,11 +18,16 @@ pub fn plugin() -> Plugin {
                 .docs("Answers with the body and the attachments of the call.")
                 .takes_raw(),
             Command::inline("bytes", bytes).docs("Answers with `len` raw bytes.").argument(bytes_len),
+            Command::blocking("count", count)
+                .docs("Sends `items` items of `size` raw bytes on the channel `to`, and answers with their number.")
+                .argument(Argument { key: "items", kind: "u64", optional: false })
+                .argument(Argument { key: "size", kind: "u32", optional: false })
+                .argument(Argument { key: "to", kind: "Channel", optional: false }),
             Command::inline("sink", sink)
                 .docs("Takes everything and answers with the number of bytes.")
                 .takes_raw(),
         ])
-        .default_permissions(&["allow-echo", "allow-bytes", "allow-sink"])
+        .default_permissions(&["allow-echo", "allow-bytes", "allow-count", "allow-sink"])
         .build()
 }
 
@@ -32,15 +40,28 @@ fn echo(message: &InvokeMessage) -> Outcome {
 }
 
 fn bytes(message: &InvokeMessage) -> Outcome {
-    let len = u32::from_command(CommandItem { name: "bytes", key: "len", message })?;
-    let max = u32::try_from(invoked_proto::registry::limits::MAX_MESSAGE).unwrap_or(u32::MAX);
+    Ok(Response::from(Body::Raw(zeros("bytes", "len", message)?)))
+}
+
+/// So many zero bytes as the argument says.
+fn zeros(command: &str, key: &str, message: &InvokeMessage) -> Result<Bytes, InvokeError> {
+    let len = u32::from_command(CommandItem { name: command, key, message })?;
+    let max = u32::try_from(limits::MAX_MESSAGE).unwrap_or(u32::MAX);
     if len > max {
-        let text = format!("bench.bytes: len is at most {max}");
-        let code = invoked_proto::registry::ErrorCode::InvalidArgument;
-        return Err(CallError::Framework(crate::ipc::Fault::refusal(code, text)));
+        let text = format!("bench.{command}: {key} is at most {max}");
+        return Err(Fault::refusal(ErrorCode::InvalidArgument, text).into());
     }
-    let len = usize::try_from(len).expect("a u32 fits where a daemon runs");
-    Ok(Response::from(Body::Raw(Bytes::from(vec![0_u8; len]))))
+    Ok(Bytes::from(vec![0_u8; usize::try_from(len).expect("a u32 fits where a daemon runs")]))
+}
+
+fn count(message: &InvokeMessage) -> Outcome {
+    let items = u64::from_command(CommandItem { name: "count", key: "items", message })?;
+    let item = zeros("count", "size", message)?;
+    let to = Channel::<Response>::from_command(CommandItem { name: "count", key: "to", message })?;
+    for _ in 0..items {
+        to.send(Response::new(item.clone())).map_err(Fault::from)?;
+    }
+    Ok(Response::json(&items)?)
 }
 
 fn sink(message: &InvokeMessage) -> Outcome {

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use foldhash::HashMap;
 use invoked_proto::body::Message;
 use invoked_proto::connection::{Connection, Event, Settings, Transmit};
+use invoked_proto::error::MisuseError;
 use invoked_proto::metadata::Failure;
 use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_transport::Attachment;
@@ -19,8 +20,8 @@ use tokio::sync::Notify;
 
 use super::Link;
 use crate::authority::{Grant, PeerFacts, PeerGrants, PeerLimits, PolicySnapshot, ScopeDenial};
-use crate::broker::{Broker, Narrowing, Observed, Output, Swept};
-use crate::ipc::PeerId;
+use crate::broker::{Broker, Narrowing, Observed, Output, Served, Swept, serve};
+use crate::ipc::{PeerId, Ready};
 use crate::runner::{Completion, Runner};
 
 /// The loop's read buffer. Reads go here; what a frame needs longer is kept by its connection.
@@ -140,6 +141,16 @@ impl Hub {
         self.poll_relief();
     }
 
+    /// Sends what handlers have put into their channels, for ever.
+    pub(crate) async fn watch_channels(&self) {
+        let ready: Arc<Ready> = self.broker.borrow().ready_channels();
+        loop {
+            ready.wait().await;
+            self.broker.borrow_mut().handle_ready();
+            self.pump(Instant::now());
+        }
+    }
+
     /// Ends calls at their deadlines, for ever.
     pub(crate) async fn watch_deadlines(&self) {
         loop {
@@ -206,9 +217,12 @@ impl Hub {
 
     fn settings_of(&self, limits: &PeerLimits) -> Settings {
         let open_calls = limits.get("open_calls").map(|calls| usize::try_from(calls).unwrap_or(usize::MAX));
+        let open_channels =
+            limits.get("open_channels").map(|open| usize::try_from(open).unwrap_or(usize::MAX));
         Settings {
             max_message: limits.get("max_message").unwrap_or(self.settings.max_message),
             open_calls: open_calls.unwrap_or(self.settings.open_calls),
+            open_channels: open_channels.unwrap_or(self.settings.open_channels),
             ..self.settings
         }
     }
@@ -253,6 +267,10 @@ impl Hub {
                 broker.handle_continuation(now, peer, stream, &payload, more);
             }
             Event::Cancelled { stream } => broker.handle_cancel(now, peer, stream),
+            Event::ChannelStopped { stream, channel } => broker.handle_channel_end(peer, stream, channel),
+            Event::ChannelCredited { stream, channel } => {
+                broker.handle_channel_credited(peer, stream, channel);
+            }
             // The daemon opens no calls to peers yet, so nothing else can be an answer to one.
             _ => {}
         }
@@ -270,24 +288,31 @@ impl Hub {
                     }
                 }
                 Output::Reply { peer, stream, headers, message } => {
-                    self.with_connection(peer, |connection| {
-                        if let Err(error) = connection.reply(stream, headers, message) {
-                            refuse_reply(connection, stream, error);
-                        }
-                    });
+                    self.answer(peer, stream, |connection| connection.reply(stream, headers, message));
                 }
                 Output::Fail { peer, stream, code, failure, message } => {
+                    self.answer(peer, stream, |connection| {
+                        connection.fail_call(stream, code, failure, message)
+                    });
+                }
+                Output::ServeChannel { peer, stream, channel, pipe } => {
+                    let serve = |connection: &mut Connection<_>| serve(connection, stream, channel, &pipe);
+                    if let Some(Served::Ended) = self.with_connection(peer, serve) {
+                        self.broker.borrow_mut().handle_channel_end(peer, stream, channel);
+                    }
+                }
+                Output::CutChannel { peer, stream, channel, code, message } => {
                     self.with_connection(peer, |connection| {
-                        if let Err(error) = connection.fail_call(stream, code, failure, message) {
-                            refuse_reply(connection, stream, error);
+                        connection.cut_channel(stream, channel, code, message)
+                    });
+                }
+                Output::Welcome { peer, welcome } => {
+                    self.with_connection(peer, |connection| {
+                        if let Err(error) = connection.welcome(&welcome) {
+                            tracing::error!(%peer, %error, "can not welcome a peer");
                         }
                     });
                 }
-                Output::Welcome { peer, welcome } => self.with_connection(peer, |connection| {
-                    if let Err(error) = connection.welcome(&welcome) {
-                        tracing::error!(%peer, %error, "can not welcome a peer");
-                    }
-                }),
                 Output::Narrow(narrowing) => {
                     self.narrowing.borrow_mut().push_back(narrowing);
                     self.narrowing_asked.notify_one();
@@ -351,31 +376,42 @@ impl Hub {
         }
     }
 
-    fn with_connection(&self, peer: PeerId, act: impl FnOnce(&mut Connection<Attachment>)) {
-        let link = self.links.borrow().get(&peer).map(Rc::clone);
-        if let Some(link) = link {
-            act(&mut link.connection.borrow_mut());
-            link.wake();
+    /// Answers a call. An answer that can't be sent as it is becomes an error that can.
+    fn answer(
+        &self,
+        peer: PeerId,
+        stream: u64,
+        say: impl FnOnce(&mut Connection<Attachment>) -> Result<(), MisuseError>,
+    ) {
+        let refused = self.with_connection(peer, |connection| {
+            let error = say(connection).err()?;
+            let code = match error.wire_code() {
+                // It is the command's fault, not its caller's.
+                ErrorCode::InvalidArgument => ErrorCode::Internal,
+                code => code,
+            };
+            let text = format!("the command's answer can't be sent: {error}");
+            let failure = Failure::framework(code, &text, Delivery::Completed);
+            if connection.fail_call(stream, code, failure, Message::default()).is_err() {
+                // The stream is gone, and with it whoever waited.
+                tracing::trace!(stream, "an answer found no stream");
+            }
+            Some(code)
+        });
+        if let Some(code) = refused.flatten() {
+            self.broker.borrow_mut().handle_failed_answer(peer, stream, code);
         }
     }
-}
 
-/// An answer that can't be sent as it is becomes an error that can.
-fn refuse_reply(
-    connection: &mut Connection<Attachment>,
-    stream: u64,
-    error: invoked_proto::error::MisuseError,
-) {
-    let code = match error.wire_code() {
-        // It is the command's fault, not its caller's.
-        ErrorCode::InvalidArgument => ErrorCode::Internal,
-        code => code,
-    };
-    let text = format!("the command's answer can't be sent: {error}");
-    let failure = Failure::framework(code, &text, Delivery::Completed);
-    if connection.fail_call(stream, code, failure, Message::default()).is_err() {
-        // The stream is gone, and with it whoever waited.
-        tracing::trace!(stream, "an answer found no stream");
+    fn with_connection<R>(
+        &self,
+        peer: PeerId,
+        act: impl FnOnce(&mut Connection<Attachment>) -> R,
+    ) -> Option<R> {
+        let link = self.links.borrow().get(&peer).map(Rc::clone)?;
+        let result = act(&mut link.connection.borrow_mut());
+        link.wake();
+        Some(result)
     }
 }
 

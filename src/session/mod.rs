@@ -150,7 +150,8 @@ impl Session {
                     continue;
                 }
             }
-            if std::mem::take(&mut self.unhandled) {
+            // Writing may have made room on a channel.
+            if std::mem::take(&mut self.unhandled) || self.link.connection.borrow().has_events() {
                 self.handle_events(Instant::now());
                 continue;
             }
@@ -261,7 +262,11 @@ impl Session {
     /// Handles what came, for one turn; what is left waits until the other sessions had theirs.
     fn handle_events(&mut self, now: Instant) {
         for _ in 0..TURN_EVENTS {
-            let Some(event) = self.link.connection.borrow_mut().poll_event() else { return };
+            let mut connection = self.link.connection.borrow_mut();
+            let Some(event) = connection.poll_event() else { return };
+            // What it brought is charged to its call from here on.
+            connection.release(event.payload_len());
+            drop(connection);
             if matches!(event, Event::Greeted(_)) {
                 self.handshake = None;
             }
@@ -306,6 +311,12 @@ impl Session {
         match result {
             Ok(()) => {
                 self.hub.keep_transmit(transmit);
+                if self.link.connection.borrow().is_starved() {
+                    // A peer that reads gives credit back, so one that gives none takes nothing either.
+                    self.blocked_since.get_or_insert_with(Instant::now);
+                } else {
+                    self.blocked_since = None;
+                }
                 self.is_over()
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

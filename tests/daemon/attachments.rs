@@ -84,7 +84,7 @@ fn noise(len: usize, seed: u64) -> Bytes {
     std::iter::repeat_with(word).flatten().take(len).collect()
 }
 
-fn with<'c, C>(call: Call<'c, C>, message: &Message) -> Call<'c, C> {
+fn with<'c, C: invoked_client::Caller>(call: Call<'c, C>, message: &Message) -> Call<'c, C> {
     let call = match message.body.clone() {
         Body::None => call,
         Body::Json(json) => call.json(json),

@@ -333,6 +333,7 @@ impl<A> Connection<A> {
     pub fn hold_to(&mut self, settings: Settings) {
         self.settings.max_message = settings.max_message;
         self.settings.open_calls = settings.open_calls;
+        self.settings.open_channels = settings.open_channels;
     }
 
     /// Sends a PING.

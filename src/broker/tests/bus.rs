@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
-use invoked_proto::connection::{Connection, Event, Request, Settings};
-use invoked_proto::metadata::{Hello, Welcome};
-use invoked_proto::registry::{Delivery, ErrorCode};
+use invoked_proto::connection::{Connection, Event, More, Request, Settings};
+use invoked_proto::metadata::{ChannelDeclaration, Hello, Welcome};
+use invoked_proto::registry::{Delivery, Direction, ErrorCode, features};
 use invoked_proto::testing::{Token, output};
 
 use crate::authority::{Format, PeerFacts, PeerLimits, Policy, PolicySnapshot, Source, UserDirectory};
-use crate::broker::{Bounds, Broker, BrokerSettings, CallId, Narrowing, Observed, Output, Run, Swept};
+use crate::broker::{
+    Bounds, Broker, BrokerSettings, CallId, Narrowing, Observed, Output, Run, Served, Swept, serve,
+};
 use crate::commands::CommandTable;
-use crate::ipc::{Command, Outcome, PeerId, Response};
+use crate::ipc::{Channel, Command, Outcome, PeerId, Response};
 use crate::plugin::{self, Assembled, TauriPlugin};
 
 /// How a call ended at its caller.
@@ -34,6 +36,22 @@ pub(super) struct Peer {
     pub(super) ends: BTreeMap<u64, Vec<End>>,
     /// How it was welcomed.
     pub(super) welcome: Option<Welcome>,
+    /// What came on each channel.
+    pub(super) channels: BTreeMap<(u64, u32), Came>,
+    /// Whether items are consumed as they come.
+    pub(super) consumes: bool,
+}
+
+/// What a client saw of a channel.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Came {
+    /// Lengths of its items.
+    pub(super) items: Vec<usize>,
+    /// Credit of items that are not consumed.
+    pub(super) held: u64,
+    growing: usize,
+    /// How it ended; more than one is a bug.
+    pub(super) ends: Vec<Option<ErrorCode>>,
 }
 
 /// The bus.
@@ -100,7 +118,7 @@ pub(super) fn written(text: &str) -> Arc<PolicySnapshot> {
 
 /// As in the hub.
 fn held_to(limits: &PeerLimits) -> Settings {
-    let own = Settings::default();
+    let own = Settings { features: features::CHANNELS, ..Settings::default() };
     let open_calls = limits.get("open_calls").map_or(own.open_calls, |calls| calls.try_into().unwrap());
     Settings { open_calls, max_message: limits.get("max_message").unwrap_or(own.max_message), ..own }
 }
@@ -152,10 +170,12 @@ impl Bus {
         let grants = self.broker.grants(id).unwrap();
         self.peers.push(Peer {
             id,
-            client: Connection::client(Settings::default(), hello, self.now).unwrap(),
+            client: Connection::client(held_to(&PeerLimits::default()), hello, self.now).unwrap(),
             daemon: Connection::daemon(held_to(grants.limits()), self.now),
             ends: BTreeMap::new(),
             welcome: None,
+            channels: BTreeMap::new(),
+            consumes: true,
         });
         Some(self.peers.len() - 1)
     }
@@ -172,6 +192,42 @@ impl Bus {
         let message = Message::from(Body::Raw(Bytes::from(vec![7; len])));
         let request = Request { command: command.into(), message, deadline_us, ..Request::default() };
         self.peers[peer].client.call(request).unwrap()
+    }
+
+    /// Calls with a channel of each index on which the command sends, with so much credit each; the stream.
+    pub(super) fn call_with_channels(
+        &mut self,
+        peer: usize,
+        command: &str,
+        indices: &[u32],
+        credit: u64,
+    ) -> u64 {
+        let declare = |index: &u32| ChannelDeclaration { index: *index, direction: Direction::Down, credit };
+        let channels = indices.iter().map(declare).collect();
+        let request = Request { command: command.into(), channels, ..Request::default() };
+        let stream = self.peers[peer].client.call(request).unwrap();
+        self.settle();
+        stream
+    }
+
+    /// Takes a channel of the oldest running call, as its handler does.
+    pub(super) fn channel(&mut self, index: u32) -> Channel<Response> {
+        let run = self.running.front().expect("a handler runs");
+        run.wire.channels.take(index).expect("it is declared")
+    }
+
+    /// What came on a channel.
+    pub(super) fn came(&self, peer: usize, stream: u64, channel: u32) -> Came {
+        self.peers[peer].channels.get(&(stream, channel)).cloned().unwrap_or_default()
+    }
+
+    /// Consumes what a client holds of a channel.
+    pub(super) fn consume(&mut self, peer: usize, stream: u64, channel: u32) {
+        let peer = &mut self.peers[peer];
+        if let Some(came) = peer.channels.get_mut(&(stream, channel)) {
+            peer.client.give_credit(stream, channel, std::mem::take(&mut came.held));
+        }
+        self.settle();
     }
 
     /// Ends the oldest running handler.
@@ -239,6 +295,7 @@ impl Bus {
     /// Carries bytes both ways until nothing moves, all at one instant.
     pub(super) fn settle(&mut self) {
         loop {
+            self.broker.handle_ready();
             let mut moved = self.pump_outputs();
             for at in 0..self.peers.len() {
                 moved |= self.carry(at);
@@ -285,7 +342,26 @@ impl Bus {
     fn take_replies(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         while let Some(event) = peer.client.poll_event() {
+            peer.client.release(event.payload_len());
             let (stream, end) = match event {
+                Event::ItemCame { stream, channel, payload, more, credit, .. }
+                | Event::ItemContinued { stream, channel, payload, more, credit } => {
+                    let came = peer.channels.entry((stream, channel)).or_default();
+                    assert!(came.ends.is_empty(), "an item after the end");
+                    came.growing += payload.len();
+                    came.held += credit;
+                    if more == More::Whole {
+                        came.items.push(std::mem::take(&mut came.growing));
+                        if peer.consumes {
+                            peer.client.give_credit(stream, channel, std::mem::take(&mut came.held));
+                        }
+                    }
+                    continue;
+                }
+                Event::ChannelEnded { stream, channel, code, .. } => {
+                    peer.channels.entry((stream, channel)).or_default().ends.push(code);
+                    continue;
+                }
                 Event::Replied { stream, reply, payload, .. } => {
                     let body = invoked_proto::body::Assembly::begin(reply.parts, payload).unwrap();
                     // Long replies are only counted here; their bytes are tested in proto.
@@ -302,6 +378,7 @@ impl Bus {
     fn take_events(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         while let Some(event) = peer.daemon.poll_event() {
+            peer.daemon.release(event.payload_len());
             match event {
                 Event::Greeted(hello) => self.broker.handle_hello(peer.id, &hello),
                 Event::Called { stream, call, payload, more, .. } => {
@@ -311,6 +388,12 @@ impl Bus {
                     self.broker.handle_continuation(self.now, peer.id, stream, &payload, more);
                 }
                 Event::Cancelled { stream } => self.broker.handle_cancel(self.now, peer.id, stream),
+                Event::ChannelStopped { stream, channel } => {
+                    self.broker.handle_channel_end(peer.id, stream, channel);
+                }
+                Event::ChannelCredited { stream, channel } => {
+                    self.broker.handle_channel_credited(peer.id, stream, channel);
+                }
                 _ => {}
             }
         }
@@ -323,6 +406,15 @@ impl Bus {
             match output {
                 Output::Run(run) => self.running.push_back(run),
                 Output::CancelHandler(call) => self.cancelled.push(call),
+                Output::ServeChannel { peer, stream, channel, pipe } => {
+                    let served = self.daemon(peer, |c| serve(c, stream, channel, &pipe));
+                    if let Some(Served::Ended) = served {
+                        self.broker.handle_channel_end(peer, stream, channel);
+                    }
+                }
+                Output::CutChannel { peer, stream, channel, code, message } => {
+                    self.daemon(peer, |c| c.cut_channel(stream, channel, code, message));
+                }
                 Output::Observed(observed) => self.note(observed),
                 Output::Welcome { peer, welcome } => {
                     self.daemon(peer, |c| c.welcome(&welcome).unwrap());
@@ -331,9 +423,15 @@ impl Bus {
                     }
                 }
                 Output::Narrow(narrowing) => self.narrowing.push_back(narrowing),
-                Output::Bound { peer, limits } => self.daemon(peer, |c| c.hold_to(held_to(&limits))),
-                Output::Refuse { peer, code, message } => self.daemon(peer, |c| c.refuse(code, &message)),
-                Output::Drain(peer) => self.daemon(peer, |c| c.drain("")),
+                Output::Bound { peer, limits } => {
+                    self.daemon(peer, |c| c.hold_to(held_to(&limits)));
+                }
+                Output::Refuse { peer, code, message } => {
+                    self.daemon(peer, |c| c.refuse(code, &message));
+                }
+                Output::Drain(peer) => {
+                    self.daemon(peer, |c| c.drain(""));
+                }
                 Output::Reply { peer, stream, headers, message } => {
                     self.daemon(peer, |c| c.reply(stream, headers, message).unwrap());
                 }
@@ -364,9 +462,7 @@ impl Bus {
         }
     }
 
-    fn daemon(&mut self, id: PeerId, act: impl FnOnce(&mut Connection<Token>)) {
-        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == id) {
-            act(&mut peer.daemon);
-        }
+    fn daemon<R>(&mut self, id: PeerId, act: impl FnOnce(&mut Connection<Token>) -> R) -> Option<R> {
+        self.peers.iter_mut().find(|peer| peer.id == id).map(|peer| act(&mut peer.daemon))
     }
 }

@@ -2,6 +2,7 @@
 
 mod allowances;
 mod bus;
+mod channels;
 mod narrowing;
 mod reloads;
 
@@ -29,6 +30,7 @@ fn assert_idle(bus: &Bus) {
     let stats = bus.broker.stats();
     let held = (stats.calls_in_flight, stats.message_bytes, stats.unread_bytes);
     assert_eq!(held, (0, 0, 0), "calls, message bytes, unread bytes");
+    assert_eq!((stats.channels, stats.item_bytes), (0, 0), "channels, bytes of their items");
     assert_eq!(bus.broker.poll_timeout(), None, "a deadline is left behind");
 }
 

@@ -41,6 +41,7 @@ fn run(command: &Command, body: Body, attachments: Vec<Bytes>, grant: Arc<Grant>
         grant,
         deadline: Some(Instant::now() + Duration::from_secs(3600)),
         stream: 41,
+        channels: crate::ipc::DeclaredChannels::default(),
     };
     let app = AppHandle::new(StateManager::default(), PackageInfo::default(), Instance::User, None);
     let Execution::Blocking(run) = &command.execution else { panic!("it blocks") };

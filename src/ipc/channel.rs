@@ -1,0 +1,367 @@
+//! Channels of a call, as its handler sees them.
+//!
+//! It owns the handler's end. What a channel's credit is and how items become frames is the protocol's; which peer they
+//! go to is the broker's.
+
+mod budget;
+mod pipe;
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use invoked_proto::body::Message;
+use invoked_proto::registry::ErrorCode;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+pub(crate) use budget::{Budget, Common};
+use pipe::Refused;
+pub(crate) use pipe::{End, Pipe, PipeId, Ready};
+
+use super::argument::{CommandArg, CommandItem};
+use super::error::{Fault, InvokeError};
+use super::response::{IpcResponse, Response};
+use super::runtime::Runtime;
+
+/// How a channel stands in JSON arguments, before its index.
+const PLACEHOLDER: &str = "__CHANNEL__:";
+
+/// The sending end of a channel that the caller opened: a command takes it as an argument and sends items on it.
+///
+/// Items arrive in order. What is `Serialize` travels as JSON; `Vec<u8>`, `Bytes` and `&[u8]` travel raw, as does
+/// whatever a [`Response`] says for itself. A channel lives on after its call's reply, without a deadline, so a command
+/// may hand it to a task and return. It ends well when its last clone is dropped, or with [`close`](Self::close); and it
+/// ends when the caller wants no more, or fails, when the call fails, and when a policy takes the command away
+/// ([`closed`](Self::closed)).
+///
+/// Nothing queues without bound: an item waits in the daemon until the caller's credit lets it go, and while too many
+/// bytes wait, sending waits, as each method says.
+///
+/// ```
+/// use invoked::command;
+/// use invoked::ipc::{Channel, SendError};
+///
+/// #[command]
+/// fn count(to: u32, on_number: Channel<u32>) -> Result<(), SendError> {
+///     (1..=to).try_for_each(|number| on_number.send(number))
+/// }
+/// ```
+pub struct Channel<T = Response> {
+    index: u32,
+    end: Arc<SendingEnd>,
+    // A function, so that a channel goes where its items may not, and takes items that borrow for a shorter time.
+    item: PhantomData<fn() -> T>,
+}
+
+/// Why an item was not sent. It is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// Too much waits for the caller, and this place must not wait for it.
+    #[error("too much waits on the channel")]
+    Full,
+    /// The channel has ended: the caller wants no more, is gone, or its call failed.
+    #[error("the channel has ended: {code}")]
+    Closed {
+        /// Why.
+        code: ErrorCode,
+    },
+    /// The item can not be written.
+    #[error("the item can not be sent: {0}")]
+    Item(Fault),
+}
+
+impl SendError {
+    /// True if the channel takes no more items at all.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self, SendError::Closed { .. })
+    }
+}
+
+impl From<SendError> for Fault {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Full => Fault::midway(ErrorCode::ResourceExhausted, error.to_string()),
+            SendError::Closed { code } => Fault::midway(code, error.to_string()),
+            SendError::Item(fault) => fault,
+        }
+    }
+}
+
+impl Serialize for SendError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The handler's end of a pipe; its drop ends the channel well.
+#[derive(Debug)]
+pub(crate) struct SendingEnd(Arc<Pipe>);
+
+impl SendingEnd {
+    pub(crate) fn new(pipe: Arc<Pipe>) -> Self {
+        SendingEnd(pipe)
+    }
+}
+
+impl Drop for SendingEnd {
+    fn drop(&mut self) {
+        self.0.end(End { code: None, message: String::new() });
+    }
+}
+
+impl<T> Channel<T> {
+    fn new(index: u32, end: SendingEnd) -> Self {
+        Channel { index, end: Arc::new(end), item: PhantomData }
+    }
+
+    /// The index that the caller gave the channel; it is unique in its call only.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.index
+    }
+
+    /// Sends an item, and waits while too much waits for the caller.
+    ///
+    /// On a thread of the pool, and on any other of its own, it blocks the thread. On a runtime with several threads the
+    /// others take over what the thread has to do meanwhile (`tokio::task::block_in_place`); prefer
+    /// [`send_async`](Self::send_async) there. An inline command runs on the daemon's loop, where nothing may wait: it gets
+    /// [`SendError::Full`].
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] once the channel has ended; [`SendError::Item`] if the item can not be written.
+    ///
+    /// # Panics
+    /// Where `block_in_place` does: in a `LocalSet` of a runtime with several threads.
+    pub fn send(&self, item: T) -> Result<(), SendError>
+    where
+        T: IpcResponse,
+    {
+        let message = match self.end.0.push(written(item)?) {
+            Ok(()) => return Ok(()),
+            Err(Refused::Closed(code)) => return Err(SendError::Closed { code }),
+            Err(Refused::Full(message)) => message,
+        };
+        if is_loop() {
+            return Err(SendError::Full);
+        }
+        let push = || self.end.0.push_blocking(message).map_err(|code| SendError::Closed { code });
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(push),
+            _ => push(),
+        }
+    }
+
+    /// Sends an item, and waits while too much waits for the caller. Cancel safe: an item whose future is dropped before
+    /// it is ready is not sent.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), never `Full`.
+    pub async fn send_async(&self, item: T) -> Result<(), SendError>
+    where
+        T: IpcResponse,
+    {
+        let message = written(item)?;
+        self.end.0.push_async(message).await.map_err(|code| SendError::Closed { code })
+    }
+
+    /// Sends an item if that needs no waiting.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`SendError::Full`] while too much waits for the caller.
+    pub fn try_send(&self, item: T) -> Result<(), SendError>
+    where
+        T: IpcResponse,
+    {
+        self.end.0.push(written(item)?).map_err(|refused| match refused {
+            Refused::Full(_) => SendError::Full,
+            Refused::Closed(code) => SendError::Closed { code },
+        })
+    }
+
+    /// Ends the channel after the items that were sent: well, or with an error that the caller is told.
+    ///
+    /// Only the first end counts; clones find the channel closed.
+    pub fn close(&self, end: Result<(), Fault>) {
+        self.end.0.end(match end {
+            Ok(()) => End { code: None, message: String::new() },
+            Err(fault) => End { code: Some(fault.code), message: fault.message },
+        });
+    }
+
+    /// Whether the channel has ended, as far as the daemon knows.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.end.0.closed_by().is_some()
+    }
+
+    /// Waits until the channel has ended, and tells why: `cancelled` if the caller wants no more, or it was closed here;
+    /// `unavailable` if the caller is gone or the daemon is stopping; `revoked`; else how its call failed. Cancel safe.
+    pub async fn closed(&self) -> ErrorCode {
+        self.end.0.closed().await
+    }
+}
+
+impl<T> Clone for Channel<T> {
+    fn clone(&self) -> Self {
+        Channel { index: self.index, end: Arc::clone(&self.end), item: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Channel<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("id", &self.index).field("closed", &self.is_closed()).finish()
+    }
+}
+
+fn written<T: IpcResponse>(item: T) -> Result<Message, SendError> {
+    item.into_response().map(|response: Response| response.message).map_err(SendError::Item)
+}
+
+impl<'de, R: Runtime, T> CommandArg<'de, R> for Channel<T> {
+    fn from_command(item: CommandItem<'de, R>) -> Result<Self, InvokeError> {
+        let bad = |text: String| Fault::refusal(ErrorCode::InvalidArgument, text);
+        let (name, key) = (item.message.name(), item.key);
+        let Some(json) = item.message.argument(key)? else {
+            return Err(bad(format!("{name}: missing `{key}`, a channel: \"{PLACEHOLDER}<index>\"")).into());
+        };
+        let id: JavaScriptChannelId = serde_json::from_str(json)
+            .map_err(|error| bad(format!("argument `{key}` of {name}: {error}")))?;
+        let channel = id.channel_on(item.message);
+        Ok(channel.map_err(|fault| Fault {
+            message: format!("argument `{key}` of {name}: {}", fault.message),
+            ..fault
+        })?)
+    }
+}
+
+/// The channels that a call declares; copies share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DeclaredChannels(Option<Arc<Mutex<Vec<Declared>>>>);
+
+/// A channel under its index; `None` once it was taken.
+type Declared = (u32, Option<SendingEnd>);
+
+impl DeclaredChannels {
+    pub(crate) fn new(channels: impl IntoIterator<Item = (u32, SendingEnd)>) -> Self {
+        let channels: Vec<Declared> = channels.into_iter().map(|(index, end)| (index, Some(end))).collect();
+        DeclaredChannels((!channels.is_empty()).then(|| Arc::new(Mutex::new(channels))))
+    }
+
+    pub(crate) fn take<T>(&self, index: u32) -> Result<Channel<T>, Fault> {
+        let bad = |text: String| Fault::refusal(ErrorCode::InvalidArgument, text);
+        let undeclared = || bad(format!("the call declares no channel {index}"));
+        let mut channels =
+            self.0.as_ref().ok_or_else(undeclared)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = channels.iter_mut().find(|(declared, _)| *declared == index);
+        let (_, end) = found.ok_or_else(undeclared)?;
+        let end = end.take().ok_or_else(|| bad(format!("channel {index} is taken already")))?;
+        Ok(Channel::new(index, end))
+    }
+}
+
+/// A call, as the command sees it, whose channels can be taken: [`InvokeMessage`](super::InvokeMessage) and
+/// [`Request`](super::Request).
+pub trait ChannelSource {
+    /// Takes the channel of this index that the call declares. Each is taken once.
+    ///
+    /// # Errors
+    /// `invalid_argument` if the call declares none of this index on which the command sends, or it was taken before.
+    fn channel<T>(&self, index: u32) -> Result<Channel<T>, Fault>;
+}
+
+impl<S: ChannelSource> ChannelSource for &S {
+    fn channel<T>(&self, index: u32) -> Result<Channel<T>, Fault> {
+        (**self).channel(index)
+    }
+}
+
+/// A channel as it stands in JSON arguments: `"__CHANNEL__:<index>"`.
+///
+/// For a channel inside a structure: the structure has a field of this type, and the command takes the channel out with
+/// [`channel_on`](Self::channel_on). It names a channel only if the call declares one of that index; else it is a string
+/// like any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct JavaScriptChannelId(u32);
+
+impl JavaScriptChannelId {
+    /// Takes the channel of this index that the call declares. In Tauri a webview stands in the place of the call.
+    ///
+    /// # Errors
+    /// As [`ChannelSource::channel`].
+    pub fn channel_on<T>(&self, call: impl ChannelSource) -> Result<Channel<T>, Fault> {
+        call.channel(self.0)
+    }
+
+    /// The index.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.0
+    }
+}
+
+/// A text that is no channel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("expected a channel, \"{PLACEHOLDER}<index>\"")]
+pub struct NotAChannelId;
+
+impl FromStr for JavaScriptChannelId {
+    type Err = NotAChannelId;
+
+    fn from_str(text: &str) -> Result<Self, NotAChannelId> {
+        let index = text.strip_prefix(PLACEHOLDER).ok_or(NotAChannelId)?;
+        // One way to write each: `parse` would take a sign and leading zeros.
+        let is_plain = index.bytes().all(|byte| byte.is_ascii_digit()) && !index.starts_with('0');
+        let index = index.parse().ok().filter(|_| is_plain);
+        index.map(JavaScriptChannelId).ok_or(NotAChannelId)
+    }
+}
+
+impl fmt::Display for JavaScriptChannelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PLACEHOLDER}{}", self.0)
+    }
+}
+
+impl Serialize for JavaScriptChannelId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for JavaScriptChannelId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+thread_local! {
+    static IS_LOOP: Cell<bool> = const { Cell::new(false) };
+}
+
+fn is_loop() -> bool {
+    IS_LOOP.get()
+}
+
+/// While it lives, this thread is the daemon's loop, and sending on it does not wait.
+#[derive(Debug)]
+pub(crate) struct LoopThread(PhantomData<*const ()>);
+
+impl LoopThread {
+    pub(crate) fn enter() -> Self {
+        IS_LOOP.set(true);
+        LoopThread(PhantomData)
+    }
+}
+
+impl Drop for LoopThread {
+    fn drop(&mut self) {
+        IS_LOOP.set(false);
+    }
+}

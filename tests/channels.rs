@@ -1,0 +1,262 @@
+//! Channels end to end: commands as they are written for Tauri, a daemon in this process, both clients over its socket.
+#![allow(clippy::unwrap_used)] // a test may fail by panicking
+
+extern crate invoked as tauri;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use invoked_client::{Address, Client, ErrorCode, Options, blocking};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tauri::ipc::{Channel, Fault, JavaScriptChannelId, Request, SendError};
+use tauri::transport::{Access, Listener};
+use tauri::{command, generate_handler};
+
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "camelCase", tag = "event", content = "data")]
+enum DownloadEvent<'a> {
+    #[serde(rename_all = "camelCase")]
+    Started {
+        url: &'a str,
+        content_length: usize,
+    },
+    Progress {
+        chunk: usize,
+    },
+    Finished,
+}
+
+#[command]
+fn download(url: String, on_event: Channel<DownloadEvent<'_>>) {
+    on_event.send(DownloadEvent::Started { url: &url, content_length: 1000 }).unwrap();
+    for chunk in [15, 150, 35] {
+        on_event.send(DownloadEvent::Progress { chunk }).unwrap();
+    }
+    on_event.send(DownloadEvent::Finished).unwrap();
+}
+
+#[command]
+async fn load_image(len: usize, reader: Channel<&[u8]>) {
+    let mut left = len;
+    while left > 0 {
+        let chunk = vec![7; left.min(4096)];
+        reader.send(&chunk).unwrap();
+        left -= chunk.len();
+    }
+}
+
+/// Goes on after it has returned, until the caller wants no more.
+#[command]
+async fn tick(on_tick: Channel<u64>) -> &'static str {
+    tokio::spawn(async move {
+        let mut count = 0;
+        while on_tick.send_async(count).await.is_ok() {
+            count += 1;
+        }
+    });
+    "ticking"
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Job {
+    name: String,
+    on_done: JavaScriptChannelId,
+}
+
+#[command]
+fn nested(job: Job, request: Request<'_>) -> Result<(), Fault> {
+    let channel: Channel<String> = job.on_done.channel_on(request)?;
+    channel.send(job.name).map_err(Fault::from)?;
+    channel.close(Err(Fault::new(ErrorCode::Aborted, "enough")));
+    assert_eq!(channel.send(String::new()), Err(SendError::Closed { code: ErrorCode::Aborted }));
+    Ok(())
+}
+
+#[command(inline)]
+fn full(to: Channel<Vec<u8>>) -> usize {
+    (0..).find(|_| to.send(vec![0; 1000]) == Err(SendError::Full)).unwrap()
+}
+
+/// Tells when the caller has gone.
+#[command]
+async fn wait_for_the_end(to: Channel<()>, told: tauri::ipc::State<'_, Told>) -> Result<(), ()> {
+    let code = to.closed().await;
+    told.0.send(code).map_err(drop)
+}
+
+struct Told(mpsc::Sender<ErrorCode>);
+
+struct Daemon {
+    running: Option<invoked::Running>,
+    address: Address,
+    told: mpsc::Receiver<ErrorCode>,
+    _directory: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let policy = directory.path().join("capabilities");
+        std::fs::create_dir(&policy).unwrap();
+        let commands = ["download", "load-image", "tick", "nested", "full", "wait-for-the-end"];
+        let permissions: Vec<String> = commands.iter().map(|name| format!("\"allow-{name}\"")).collect();
+        let text =
+            format!("identifier = 'all'\npeers = ['everyone']\npermissions = [{}]", permissions.join(", "));
+        std::fs::write(policy.join("all.toml"), text).unwrap();
+        let address: Address = format!("unix:{}/run/d.sock", directory.path().display()).parse().unwrap();
+        let (tell, told) = mpsc::channel();
+        let running = invoked::Builder::default()
+            .manage(Told(tell))
+            .invoke_handler(generate_handler![download, load_image, tick, nested, full, wait_for_the_end])
+            .capabilities(&policy)
+            .serve(Listener::bind(&address, Access::Owner).unwrap())
+            .unwrap();
+        Daemon { running: Some(running), address, told, _directory: directory }
+    }
+
+    fn options(&self) -> Options {
+        Options::new().address(self.address.clone())
+    }
+
+    fn blocking(&self) -> blocking::Client {
+        blocking::Client::connect(self.options()).unwrap()
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.options()).await.unwrap()
+    }
+}
+
+#[test]
+fn the_guide_s_download_sends_events_to_a_thread() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let (call, events) = client.call("download").arg("url", "https://x").channel("onEvent");
+    let call = call.start().unwrap();
+    let events: Vec<serde_json::Value> = events.map(|event| event.unwrap().json().unwrap()).collect();
+    assert_eq!(events[0], json!({"event": "started", "data": {"url": "https://x", "contentLength": 1000}}));
+    assert_eq!(events[2], json!({"event": "progress", "data": {"chunk": 150}}));
+    assert_eq!(events[4], json!({"event": "finished"}));
+    assert_eq!(events.len(), 5);
+    call.wait().unwrap();
+}
+
+#[tokio::test]
+async fn the_guide_s_image_arrives_raw_and_whole_though_it_is_larger_than_every_window() {
+    let daemon = Daemon::start();
+    let client = daemon.client().await;
+    let (call, mut chunks) = client.call("load_image").arg("len", 3_000_001).channel("reader");
+    let call = call.start().await.unwrap();
+    let mut len = 0;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.unwrap();
+        assert!(matches!(chunk.body(), invoked_client::Body::Raw(_)), "{:?}", chunk.body());
+        assert!(chunk.bytes().iter().all(|byte| *byte == 7));
+        len += chunk.bytes().len();
+    }
+    assert_eq!(len, 3_000_001);
+    call.reply().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_channel_lives_on_after_the_reply_until_its_reader_leaves() {
+    let daemon = Daemon::start();
+    let client = daemon.client().await;
+    let (call, mut ticks) = client.call("tick").channel("onTick");
+    assert_eq!(call.send().await.unwrap().json::<String>().unwrap(), "ticking");
+    for count in 0..5000_u64 {
+        let tick = ticks.next().await.unwrap().unwrap();
+        assert_eq!(tick.json::<u64>().unwrap(), count);
+    }
+    drop(ticks);
+    // The connection is as good as before.
+    client.call("tick").arg("onTick", 1).send().await.expect_err("no channel");
+    assert!(client.is_connected());
+}
+
+#[test]
+fn a_channel_inside_a_structure_ends_with_the_handler_s_code() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let (call, mut done) = client.call("nested").open_channel();
+    let job = json!({"job": {"name": "a", "onDone": done.placeholder()}});
+    call.args(&job).send().unwrap();
+    assert_eq!(done.next().unwrap().unwrap().json::<String>().unwrap(), "a");
+    let error = done.next().unwrap().unwrap_err();
+    assert_eq!((error.code(), error.message()), (Some(ErrorCode::Aborted), "enough"));
+    assert!(done.next().is_none());
+}
+
+#[test]
+fn a_string_is_a_channel_only_if_the_call_declares_it() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    for (argument, says) in [
+        (json!("__CHANNEL__:2"), "declares no channel 2"),
+        (json!("__CHANNEL__:01"), "expected a channel"),
+        (json!("hello"), "expected a channel"),
+        (json!(1), "expected a string"),
+    ] {
+        let (call, _items) = client.call("download").arg("url", "x").open_channel();
+        let error = call.arg("onEvent", &argument).send().unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::InvalidArgument), "{argument}");
+        let message = error.message();
+        assert!(message.contains("onEvent") && message.contains(says), "{argument}: {message}");
+    }
+    let error = client.call("download").arg("url", "x").send().unwrap_err();
+    assert!(error.message().contains("missing `onEvent`, a channel"), "{error}");
+}
+
+#[test]
+fn an_inline_command_is_never_held_up() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let (call, items) = client.call("full").channel("to");
+    let sent: usize = call.send().unwrap().json().unwrap();
+    assert!(sent > 0);
+    assert_eq!(items.map(|item| item.unwrap().bytes().len()).filter(|len| *len == 1000).count(), sent);
+}
+
+#[test]
+fn a_handler_is_told_why_its_channel_ended() {
+    let daemon = Daemon::start();
+    // The caller leaves.
+    let client = daemon.blocking();
+    let (call, items) = client.call("wait_for_the_end").channel("to");
+    let call = call.start().unwrap();
+    drop((call, items, client));
+    let told = || daemon.told.recv_timeout(Duration::from_secs(60)).unwrap();
+    let code = told();
+    assert!(matches!(code, ErrorCode::Cancelled | ErrorCode::Unavailable), "{code}");
+    // It wants no more.
+    let client = daemon.blocking();
+    let (call, items) = client.call("wait_for_the_end").channel("to");
+    let call = call.start().unwrap();
+    drop(items);
+    assert_eq!(told(), ErrorCode::Cancelled);
+    call.wait().unwrap();
+    // Its deadline passes.
+    let (call, mut items) = client.call("wait_for_the_end").timeout(Duration::from_millis(20)).channel("to");
+    let error = call.send().unwrap_err();
+    assert!(error.is_deadline());
+    let end = items.next().unwrap().unwrap_err();
+    assert!(end.is_deadline() || end.is_cancelled(), "{end}");
+    let code = told();
+    assert!(matches!(code, ErrorCode::DeadlineExceeded | ErrorCode::Cancelled), "{code}");
+}
+
+#[test]
+fn a_daemon_that_stops_ends_the_channels_that_live_on() {
+    let mut daemon = Daemon::start();
+    let client = daemon.blocking();
+    let (call, mut ticks) = client.call("tick").channel("onTick");
+    call.send().unwrap();
+    assert!(ticks.next().unwrap().is_ok());
+    let running = daemon.running.take().unwrap();
+    let stopping = std::thread::spawn(move || running.shutdown().unwrap());
+    let end = ticks.find_map(Result::err).expect("the channel ends badly");
+    assert_eq!(end.code(), Some(ErrorCode::Unavailable), "{end}");
+    stopping.join().unwrap();
+}
