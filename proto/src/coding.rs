@@ -112,7 +112,8 @@ fn refusal(error: &BincodeDecodeError) -> RecordError {
 
 impl Encode for Text {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), BincodeEncodeError> {
-        self.as_str().encode(encoder)
+        // A string is encoded as its bytes are.
+        self.as_bytes().encode(encoder)
     }
 }
 

@@ -393,8 +393,8 @@ fn at_most(count: usize, max: usize, what: &'static str) -> Result<(), RecordErr
 /// Keys are lower-case tokens; those that begin with a colon belong to the protocol.
 fn check_headers(headers: &[HeaderField]) -> Result<(), RecordError> {
     at_most(headers.len(), limits::MAX_HEADERS, "headers")?;
-    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
-    let bad = headers.iter().any(|(key, _)| key.is_empty() || !key.bytes().all(legal));
+    let legal = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(byte);
+    let bad = headers.iter().any(|(key, _)| key.is_empty() || !key.as_bytes().iter().all(legal));
     if bad { Err(RecordError::Malformed("header key")) } else { Ok(()) }
 }
 

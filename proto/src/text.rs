@@ -26,6 +26,25 @@ impl Text {
         std::str::from_utf8(&self.0).expect("a Text is made from a str only")
     }
 
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its length in bytes; like [`is_empty`](Self::is_empty) and [`as_bytes`](Self::as_bytes) without the check that
+    /// [`as_str`](Self::as_str) makes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// A copy that owns its memory and keeps no buffer alive.
     #[must_use]
     pub fn detach(&self) -> Self {

@@ -8,13 +8,14 @@
 
 mod inbox;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
 use invoked_proto::Text;
 use invoked_proto::body::{Assembly, inline_len};
 use invoked_proto::connection::{Connection, Event, More, Request, Settings, Transmit, Withdrawal};

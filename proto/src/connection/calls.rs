@@ -92,8 +92,10 @@ impl<A> Connection<A> {
             parts: request.message.parts(),
             extensions: request.extensions,
         };
-        coding::Record::validate(&record)?;
-        self.admit_early(HEADER_LEN + coding::encoded_len(&record) + request.message.len())?;
+        if self.is_early() {
+            coding::Record::validate(&record)?;
+            self.admit_early(HEADER_LEN + coding::encoded_len(&record) + request.message.len())?;
+        }
         let opening = self.opening(FrameKind::Call, stream, request.flags, 0);
         self.send.message(opening, &record, request.message, Vec::new())?;
         self.next_outbound += 2;

@@ -259,11 +259,13 @@ impl<A> Connection<A> {
         }
     }
 
-    /// Counts a call against what may be sent before WELCOME.
+    /// Whether what a client sends now, it sends before WELCOME.
+    pub(super) fn is_early(&self) -> bool {
+        self.role == Role::Client && !self.handshake.welcomed
+    }
+
+    /// Counts an early call against what may be sent before WELCOME.
     pub(super) fn admit_early(&mut self, bytes: usize) -> Result<(), MisuseError> {
-        if self.role == Role::Daemon || self.handshake.welcomed {
-            return Ok(());
-        }
         if self.handshake.early.count(1, bytes) { Ok(()) } else { Err(MisuseError::TooEarly) }
     }
 
