@@ -8,7 +8,7 @@ use foldhash::{HashMap, HashMapExt};
 use invoked_proto::Text;
 use invoked_proto::name::CommandName;
 
-use crate::ipc::{Argument, Command, Execution};
+use crate::ipc::{Argument, Command, Execution, ScopeQuestioner};
 use crate::plugin::Assembled;
 
 /// What one long run counts; a short one takes back 1.
@@ -62,6 +62,12 @@ impl RegisteredCommand {
     #[must_use]
     pub fn is_scoped(&self) -> bool {
         self.command.scoped
+    }
+
+    /// How it finds what to ask its scopes about, if that can be told without a call.
+    #[must_use]
+    pub fn questioner(&self) -> Option<ScopeQuestioner> {
+        self.command.questioner
     }
 
     /// How it runs.

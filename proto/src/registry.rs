@@ -1016,6 +1016,8 @@ pub mod quotas {
     pub const ITEM_BYTES: u64 = 268_435_456;
     /// The same for the peers of one uid.
     pub const ITEM_BYTES_PER_UID: u64 = 8_388_608;
+    /// Denials that are kept to be explained; over it the uid that has the most of them loses its oldest.
+    pub const DECISIONS: u64 = 1_000;
     /// core.reload.
     pub const RELOADS_PER_SECOND: u64 = 1;
 }
@@ -1061,5 +1063,10 @@ pub const QUOTAS: &[Quota] = &[
         doc: "Cost of channels' items that wait to be sent, in all.",
     },
     Quota { name: "item_bytes_per_uid", value: 8_388_608, doc: "The same for the peers of one uid." },
+    Quota {
+        name: "decisions",
+        value: 1_000,
+        doc: "Denials that are kept to be explained; over it the uid that has the most of them loses its oldest.",
+    },
     Quota { name: "reloads_per_second", value: 1, doc: "core.reload." },
 ];

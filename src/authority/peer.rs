@@ -6,6 +6,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
+
 /// The id that the kernel shows for every user or group without a mapping: it may be anybody, so it is nobody.
 pub const OVERFLOW_ID: u32 = 65_534;
 
@@ -156,6 +158,21 @@ impl PeerFacts {
         }
     }
 
+    /// The facts as `core.explain` and `core.denials` tell them.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "uid": self.uid,
+            "user": self.user_name,
+            "gid": self.gid,
+            "groups": self.groups,
+            "pid": self.pid,
+            "exe": self.executable.known().map(|path| path.to_string_lossy()),
+            "unit": self.unit.known(),
+            "remote": self.remote.as_ref().map(|from| json!({ "realm": from.realm, "account": from.account })),
+        })
+    }
+
     /// The groups that a rule may match: gid and supplementary groups, sorted, without ids that may be anybody's.
     fn matchable_groups(&self) -> Vec<u32> {
         let mut groups: Vec<u32> =
@@ -241,6 +258,12 @@ pub trait UserDirectory {
     fn name_of(&self, uid: u32) -> Option<String>;
     /// The home of a uid, with links resolved, as path scopes are compared with resolved paths.
     fn home_of(&self, uid: u32) -> Option<PathBuf>;
+    /// The groups that a process of a uid has after login, the primary one first. Nothing is decided by it: a peer's groups
+    /// are the kernel's word, and this is for asking what a peer would be allowed. Without it, only groups that the question
+    /// names.
+    fn groups_of(&self, _uid: u32) -> Vec<u32> {
+        Vec::new()
+    }
 }
 
 /// Whether a rule may look at this uid or gid.

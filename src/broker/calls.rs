@@ -32,6 +32,8 @@ const INLINE_MAX: usize = 16 * 1024;
 pub(super) struct CallState {
     /// The caller and its stream, until it is answered.
     caller: Option<(PeerId, u64)>,
+    /// The caller, also after it was answered.
+    peer: PeerId,
     /// What allowed it.
     pub(super) grant: Arc<Grant>,
     /// The policy by which it was last found allowed.
@@ -133,6 +135,7 @@ impl Broker {
             Ok((admitted, assembly, slot, memory)) => {
                 let state = CallState {
                     caller: Some((peer, stream)),
+                    peer,
                     grant: Arc::clone(&admitted.grant),
                     epoch: self.epoch,
                     deadline: admitted.deadline,
@@ -203,10 +206,18 @@ impl Broker {
     }
 
     /// A handler ended, or could not be started. Only the first completion of a call counts.
-    pub(crate) fn handle_completion(&mut self, now: Instant, id: CallId, outcome: Outcome) {
+    pub(crate) fn handle_completion(&mut self, now: Instant, id: CallId, mut outcome: Outcome) {
         self.revoke_if_gone(now, id);
-        let Some(call) = self.calls.find_mut(id) else { return };
-        if call.caller.is_none() {
+        let Some(call) = self.calls.find(id) else { return };
+        let is_late = call.caller.is_none();
+        if let Err(CallError::Framework(fault)) = &mut outcome
+            && let Some(refusal) = fault.scope_refused().map(Arc::clone)
+        {
+            // Also where nobody waits any more: to cancel a call must not hide that it was tried.
+            let (peer, command) = (call.peer, Text::from(refusal.grant.command().as_str()));
+            fault.decision = self.deny(now, peer, &command, Some(&refusal)).map(|id| id.to_string());
+        }
+        if is_late {
             self.stats.late_completions += 1;
             self.drop_call(id);
             return;
@@ -297,17 +308,10 @@ impl Broker {
         {
             return Ok((Arc::clone(grant), command));
         }
-        self.stats.denied += 1;
         let (code, message) = state.refusal(&self.policy, name);
-        // Names that no command has share one kind, so that making up names does not make lines.
-        let kind = self.commands.find(name).map_or(String::new(), |command| command.name().to_owned());
-        if let Some(suppressed) = self.denial_log.due(now, state.peer.uid, kind) {
-            let explanation = self.policy.explain(&state.facts, name, None).to_string();
-            let (peer, command) = (Arc::clone(&state.peer), name.detach());
-            let denied = Observed::Denied { peer, command, explanation, suppressed };
-            self.outputs.push_back(Output::Observed(denied));
-        }
-        Err(Ending::framework(code, &message, Delivery::NotDelivered))
+        let mut failure = Failure::framework(code, &message, Delivery::NotDelivered);
+        failure.decision = self.deny(now, peer, name, None).map(|id| Text::from(id.to_string().as_str()));
+        Err(Ending::fail(code, failure, Message::default()))
     }
 
     fn receive(&mut self, id: CallId, mut admitted: Admitted, assembly: Assembly) {

@@ -6,6 +6,8 @@
 
 mod calls;
 mod channels;
+mod decisions;
+mod denials;
 mod narrowing;
 mod output;
 mod quota;
@@ -21,13 +23,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashMapExt};
-use invoked_proto::Text;
-use invoked_proto::registry::{ErrorCode, LIMITS, limits};
-use serde_json::Value;
+use invoked_proto::registry::{LIMITS, limits, quotas};
 
 use calls::CallState;
 use channels::{Channels, PeerChannels};
 pub(crate) use channels::{Served, serve};
+pub(crate) use decisions::{Decision, DecisionId, Decisions};
 use narrowing::Waiting;
 pub(crate) use narrowing::{Holder, Narrowing};
 pub(crate) use output::{Observed, Output, Place, Run};
@@ -39,7 +40,7 @@ pub(crate) use stats::Stats;
 pub(crate) use sweep::Swept;
 use sweep::{Epoch, Sweep};
 
-use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, RefusalCode, ScopeDenial};
+use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::commands::CommandTable;
 use crate::ipc::{Peer, PeerId};
 use crate::log_limit::LogLimit;
@@ -56,6 +57,8 @@ pub(crate) struct BrokerSettings {
     pub(crate) announced: Vec<(u16, u64)>,
     /// Size of the buffer that received bytes share.
     pub(crate) read_buffer: usize,
+    /// Chance, of which the ids of denials are made.
+    pub(crate) seed: u64,
 }
 
 impl Default for BrokerSettings {
@@ -66,6 +69,7 @@ impl Default for BrokerSettings {
             max_deadline: Duration::from_secs(3600),
             announced: LIMITS.iter().filter_map(|limit| Some((limit.id?, limit.value))).collect(),
             read_buffer: 256 * 1024,
+            seed: 0,
         }
     }
 }
@@ -92,6 +96,7 @@ pub(crate) struct Broker {
     outputs: VecDeque<Output>,
     stats: Stats,
     denial_log: LogLimit,
+    decisions: Decisions,
     watching: bool,
     draining: bool,
 }
@@ -114,7 +119,7 @@ const MANY_HELD: u64 = 16 << 20;
 #[derive(Debug)]
 struct PeerState {
     peer: Arc<Peer>,
-    facts: PeerFacts,
+    facts: Arc<PeerFacts>,
     /// The capabilities that it keeps of those that match it; `None` if it keeps all.
     kept: Option<Arc<[String]>>,
     grants: Arc<PeerGrants>,
@@ -150,6 +155,10 @@ impl Broker {
             deadlines: BTreeSet::new(),
             ledger: Ledger::new(settings.bounds),
             most_held: 0,
+            decisions: Decisions::new(
+                usize::try_from(quotas::DECISIONS).unwrap_or(usize::MAX),
+                settings.seed,
+            ),
             settings,
             outputs: VecDeque::new(),
             stats: Stats::default(),
@@ -187,7 +196,7 @@ impl Broker {
         });
         let state = PeerState {
             peer,
-            facts,
+            facts: Arc::new(facts),
             kept: None,
             grants,
             epoch: self.epoch,
@@ -217,25 +226,6 @@ impl Broker {
         if let Some(state) = self.peers.get_mut(&id) {
             state.unread.settle(bytes as u64);
         }
-    }
-
-    /// The scopes of a grant refused an argument of a call of `id`.
-    pub(crate) fn note_scope_denial(
-        &mut self,
-        now: Instant,
-        id: PeerId,
-        grant: &Grant,
-        denial: &ScopeDenial,
-        argument: &Value,
-    ) {
-        let Some(state) = self.peers.get(&id) else { return };
-        self.stats.denied += 1;
-        let name = grant.command().as_str();
-        let Some(suppressed) = self.denial_log.due(now, state.peer.uid, name.to_owned()) else { return };
-        let explanation = self.policy.explain_scope(&state.facts, grant, denial, argument).to_string();
-        let (peer, command) = (Arc::clone(&state.peer), Text::from(name));
-        let denied = Observed::Denied { peer, command, explanation, suppressed };
-        self.outputs.push_back(Output::Observed(denied));
     }
 
     /// Lets the start and the end of each call be observed from now on, or not any more.
@@ -301,17 +291,5 @@ impl Broker {
         stats.channels = self.channels.len();
         stats.item_bytes = self.ledger.items();
         stats
-    }
-}
-
-impl PeerState {
-    /// What a refused peer is told.
-    fn refusal(&self, policy: &PolicySnapshot, command: &str) -> (ErrorCode, String) {
-        let refusal = policy.refusal(&self.grants, command);
-        let code = match refusal.code {
-            RefusalCode::PermissionDenied => ErrorCode::PermissionDenied,
-            RefusalCode::NotFound => ErrorCode::NotFound,
-        };
-        (code, refusal.message)
     }
 }

@@ -27,7 +27,7 @@ const NAME_MAX: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct Holder {
     /// Who it is.
-    pub(crate) facts: PeerFacts,
+    pub(crate) facts: Arc<PeerFacts>,
     /// The capabilities that it keeps; `None` if it keeps all.
     pub(crate) kept: Option<Arc<[String]>>,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Narrowing {
     pub(crate) peer: PeerId,
     /// The policy to ask.
     pub(crate) policy: Arc<PolicySnapshot>,
-    facts: PeerFacts,
+    facts: Arc<PeerFacts>,
     kept: Arc<[String]>,
 }
 

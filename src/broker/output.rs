@@ -8,6 +8,7 @@ use invoked_proto::body::Message;
 use invoked_proto::metadata::{Failure, HeaderField, Welcome};
 use invoked_proto::registry::ErrorCode;
 
+use super::decisions::DecisionId;
 use super::narrowing::Narrowing;
 use super::slots::CallId;
 use crate::authority::PeerLimits;
@@ -132,6 +133,8 @@ pub(crate) enum Place {
 pub(crate) enum Observed {
     /// A call was denied; told whoever watches, so that the operator's log has it, but not too often.
     Denied {
+        /// Its id.
+        decision: DecisionId,
         /// Who.
         peer: Arc<Peer>,
         /// What.

@@ -2,7 +2,7 @@
 //!
 //! From [`Broker::handle_policy`] on, whatever a peer sends and whatever a handler answers is judged by the new policy
 //! before anything comes of it, wherever the sweep has got to. The sweep brings the news to the others: calls at which
-//! nothing happens, peers that are silent. It looks at so many at a time, so that ten thousand of them don't hold the
+//! nothing happens, peers that are silent, denials that nobody has asked about. It looks at so many at a time, so that ten thousand of them don't hold the
 //! loop up.
 
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use crate::ipc::PeerId;
 
 /// Calls and peers that one slice looks at, together: some tens of microseconds.
 pub(super) const SLICE: usize = 512;
+
+/// Denials under the policy before that one slice explains: one may take as long as many of the others.
+const EXPLAINED: usize = 4;
 
 /// Which of the policies that were in force since the start something was last judged by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +63,7 @@ impl Broker {
     pub(crate) fn handle_policy(&mut self, policy: Arc<PolicySnapshot>, prepared: Vec<Arc<PeerGrants>>) {
         let before = std::mem::replace(&mut self.policy, policy);
         self.epoch = Epoch(self.epoch.0 + 1);
+        self.decisions.handle_policy();
         // A sweep that was under way begins again: what it saw, it saw with the eyes of the policy before.
         let mut retired = self.sweep.take().map_or_else(Retired::default, |sweep| sweep.retired);
         retired.policies.push(before);
@@ -88,12 +92,22 @@ impl Broker {
         }
         while left > 0 {
             let Some(id) = self.order.range(PeerId(sweep.peer.0 + 1)..).next().copied() else {
-                return Swept::Wholly(sweep.retired);
+                return self.explain_retired(sweep);
             };
             sweep.peer = id;
             left -= 1;
             self.refresh(id);
             self.revoke_channels(id);
+        }
+        self.sweep = Some(sweep);
+        Swept::Partly { looked_at: SLICE }
+    }
+
+    /// What the policies before have denied is explained by them, and then nobody asks them any more.
+    fn explain_retired(&mut self, sweep: Sweep) -> Swept {
+        self.decisions.explain_some(EXPLAINED);
+        if !self.decisions.has_backlog() {
+            return Swept::Wholly(sweep.retired);
         }
         self.sweep = Some(sweep);
         Swept::Partly { looked_at: SLICE }

@@ -11,6 +11,7 @@ use invoked_client::{Address, AppName, DEFAULT_CONNECT_TIMEOUT};
 
 use super::bench::Pin;
 use super::tour::StepName;
+use crate::authority::PeerQuestion;
 
 /// Calls, lists and measures the commands of an invoked daemon.
 #[derive(Debug, Parser)]
@@ -24,6 +25,7 @@ use super::tour::StepName;
         invokectl describe fs.read_file                what it takes, and a line to paste\n  \
         invokectl call fs.read_file path=$PWD/a.png -o copy.png\n  \
         invokectl call fs.write_file path=$PWD/copy.png contents@a.png\n  \
+        invokectl explain 7f3a                         why the call with this decision was denied\n  \
         invokectl tour                                 all of it by itself, in one terminal\n\n\
         Exit codes: 0 ok, 1 the command's own error, 2 usage, 3 permission_denied, 4 not_found, 5 unavailable, \
         6 deadline_exceeded, 7 cancelled, 8 resource_exhausted, 9 invalid_argument, 10 protocol, internal or this \
@@ -81,6 +83,10 @@ pub(super) enum Command {
     Whoami,
     /// Ask whether the daemon is there, and how long it takes
     Ping(PingArgs),
+    /// Tell why a call is, or would be, allowed or denied
+    Explain(ExplainArgs),
+    /// List the latest denials
+    Denials(DenialsArgs),
     /// Check capability files, with the daemon's own loader
     Check(CheckArgs),
     /// List the limits and quotas in force
@@ -194,6 +200,87 @@ pub(super) struct CheckArgs {
     /// Know the plugins that a daemon has under --dev
     #[arg(long)]
     pub(super) dev: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "For who operates the daemon. A denial is named by its id, which the refused caller is shown; a call by \
+    a command's name and arguments as those of invokectl call. Without --peer you are the peer.\n\n\
+    PEER is one or more of, with commas between:\n  \
+        uid=1000 or user=ana         and nothing else: as that user after login\n  \
+        gid=100 or group=dev         its group\n  \
+        groups=dev:audio             its supplementary groups, by name or number; groups= for none\n  \
+        exe=/usr/bin/gallery         the file that it runs\n  \
+        unit=gallery.service         the unit that it is in\n\
+    or a connected peer, whose facts are known:\n  \
+        pid=4242                     by its process\n  \
+        connection=17                by its number, as whoami and denials tell it\n\n\
+    Exit code 0 if the call is allowed, 3 if it is denied; for a denial's id 0 if it is known, 4 if not.\n\n\
+    Examples:\n  \
+        invokectl explain 7f3a\n  \
+        invokectl explain --peer user=ana,exe=/usr/bin/gallery fs.read_file path=/home/ana/a.png\n  \
+        invokectl explain --peer pid=4242 core.reload\n  \
+        invokectl explain --capabilities ./policy --peer uid=1000 fs.read_file path=/srv/a"
+)]
+pub(super) struct ExplainArgs {
+    /// The id of a denial, or a command
+    #[arg(value_name = "DECISION|NAME", add = ArgValueCandidates::new(super::completion::decisions_and_commands))]
+    pub(super) subject: String,
+
+    /// Arguments of the call, as of invokectl call
+    #[arg(value_name = "ARG", allow_hyphen_values = false)]
+    pub(super) arguments: Vec<String>,
+
+    /// Who calls; see below
+    #[arg(long, value_name = "PEER", value_parser = super::explain::peer)]
+    pub(super) peer: Option<PeerQuestion>,
+
+    /// Ask the files that a daemon would read, not a daemon
+    #[arg(long)]
+    pub(super) offline: bool,
+
+    /// Ask the capability files of this directory, not a daemon; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub(super) capabilities: Vec<PathBuf>,
+
+    /// With these permission files; offline
+    #[arg(long, value_name = "DIR")]
+    pub(super) permissions: Vec<PathBuf>,
+
+    /// With these interfaces of plugins that providers serve; offline
+    #[arg(long, value_name = "DIR")]
+    pub(super) interfaces: Vec<PathBuf>,
+
+    /// Take files as a daemon does under --tauri-compat; offline
+    #[arg(long)]
+    pub(super) tauri_compat: bool,
+}
+
+impl ExplainArgs {
+    /// Whether files are asked and not a daemon.
+    pub(super) fn is_offline(&self) -> bool {
+        let named = [&self.capabilities, &self.permissions, &self.interfaces];
+        self.offline || self.tauri_compat || named.iter().any(|directories| !directories.is_empty())
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "For who operates the daemon, which keeps the last 1000, but of a uid that floods it fewer. Times are \
+    UTC.\n\nExamples:\n  invokectl denials --since 10m\n  invokectl -j denials --follow"
+)]
+pub(super) struct DenialsArgs {
+    /// Only those of the last while, as 10m, 2h or 30s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(super) since: Option<Duration>,
+
+    /// At most so many, the newest
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) limit: Option<u64>,
+
+    /// Go on with those to come, until interrupted
+    #[arg(short, long)]
+    pub(super) follow: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -59,9 +59,13 @@ fn hint(
             typed.or_else(|| described_hint(client, name, keys, global))
         }
         ErrorCode::NotFound => Some(format!("{} list tells the commands there are", prefix(global))),
-        ErrorCode::PermissionDenied => {
-            Some("the daemon's log says which capability is missing, and what would allow it".to_owned())
-        }
+        ErrorCode::PermissionDenied => Some(match error.decision() {
+            Some(decision) => format!(
+                "{} explain {decision} tells who operates the daemon why, and what would allow it",
+                prefix(global)
+            ),
+            None => "the daemon's log says which capability is missing, and what would allow it".to_owned(),
+        }),
         _ => None,
     }
 }

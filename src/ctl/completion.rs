@@ -9,12 +9,16 @@ use invoked_client::blocking::Client;
 use invoked_client::{Address, AddressOptions, AppName, Options, Scope};
 
 use super::args::{Cli, CompletionArgs};
+use super::denials;
 use super::failure::Failure;
 use super::list::listed;
 use super::output::write;
 
 /// The variable by which the shell's script says that it asks.
 const VARIABLE: &str = "COMPLETE";
+
+/// Denials that a key press offers.
+const DENIALS: u64 = 20;
 
 /// How long a key press may wait for a daemon.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -39,14 +43,32 @@ pub(super) fn run(args: &CompletionArgs) -> Result<(), Failure> {
 
 /// Names of commands that the daemon lets this user call; none when it does not answer at once.
 pub(super) fn command_names() -> Vec<CompletionCandidate> {
-    let words: Vec<String> = std::env::args().collect();
-    let options =
-        Options::new().address_options(address_of(&words)).connect_timeout(PATIENCE).timeout(PATIENCE);
-    let commands = Client::connect(options).map_err(Failure::from).and_then(|client| listed(&client));
-    let candidates = commands.unwrap_or_default().into_iter();
+    client().map(|client| names(&client)).unwrap_or_default()
+}
+
+/// Ids of the latest denials, the newest first, where the daemon tells them to this user, and names of commands.
+pub(super) fn decisions_and_commands() -> Vec<CompletionCandidate> {
+    let Some(client) = client() else { return Vec::new() };
+    let latest = denials::latest(&client, DENIALS).unwrap_or_default();
+    let ids = latest
+        .iter()
+        .rev()
+        .map(|denial| CompletionCandidate::new(&denial.decision).help(Some(denial.shown().into())));
+    ids.chain(names(&client)).collect()
+}
+
+fn names(client: &Client) -> Vec<CompletionCandidate> {
+    let candidates = listed(client).unwrap_or_default().into_iter();
     candidates
         .map(|command| CompletionCandidate::new(command.name).help(Some(command.summary.into())))
         .collect()
+}
+
+fn client() -> Option<Client> {
+    let words: Vec<String> = std::env::args().collect();
+    let options =
+        Options::new().address_options(address_of(&words)).connect_timeout(PATIENCE).timeout(PATIENCE);
+    Client::connect(options).ok()
 }
 
 /// The daemon that the line so far means. The line is not whole, so it is looked through and not parsed.

@@ -47,6 +47,9 @@ pub(crate) enum Failure {
     /// What was looked at is not as it should be; everything has been said.
     #[error("something is not as it should be")]
     Told,
+    /// What was asked about is denied; everything has been said.
+    #[error("it is denied")]
+    Denied,
     /// Nobody reads the output any more, and that is their right.
     #[error("the output is closed")]
     Closed,
@@ -104,6 +107,7 @@ impl Failure {
             Failure::Call { error, .. } => error.code().map_or(LOCAL, ErrorCode::exit_code),
             Failure::Local { .. } => LOCAL,
             Failure::Told => 1,
+            Failure::Denied => ErrorCode::PermissionDenied.exit_code(),
             Failure::Closed => 0,
         }
     }
@@ -111,7 +115,7 @@ impl Failure {
     /// For programs: one object on one line.
     fn line(&self) -> Option<Vec<u8>> {
         let line = match self {
-            Failure::Told | Failure::Closed => return None,
+            Failure::Told | Failure::Denied | Failure::Closed => return None,
             Failure::Usage(message) => {
                 json!({ "error": { "code": "usage", "message": message } }).to_string()
             }
@@ -129,7 +133,7 @@ impl Failure {
     /// For people.
     fn text(&self) -> Option<Vec<u8>> {
         match self {
-            Failure::Told | Failure::Closed => None,
+            Failure::Told | Failure::Denied | Failure::Closed => None,
             Failure::Call { error, .. } if error.is_application() => Some(own_words(error)),
             Failure::Call { error, hint, .. } => {
                 let mut text = format!("error: {error}{}\n", cause(error));

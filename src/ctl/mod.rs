@@ -11,8 +11,10 @@ mod check;
 mod completion;
 mod connection;
 mod delivery;
+mod denials;
 mod describe;
 mod doctor;
+mod explain;
 mod failure;
 mod interrupt;
 mod json;
@@ -21,6 +23,7 @@ mod output;
 mod policy_files;
 mod sandbox;
 mod status;
+mod time;
 mod tour;
 
 use std::ffi::OsString;
@@ -62,6 +65,8 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<(), Failure> {
         Command::Describe(args) => describe::run(global, args, output),
         Command::Whoami => status::whoami(global, output),
         Command::Ping(args) => status::ping(global, args, output),
+        Command::Explain(args) => explain::run(global, args, output),
+        Command::Denials(args) => denials::run(global, args, output),
         Command::Check(args) => check::run(global, args, output),
         Command::Limits => status::limits(global, output),
         Command::Stats => status::stats(global, output),

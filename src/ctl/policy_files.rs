@@ -12,6 +12,7 @@ use crate::authority::load::{DirectoryContents, PolicyDirectory};
 use crate::authority::{Instance, PolicyError, TauriFiles};
 use crate::builder::Builder;
 use crate::config::Config;
+use crate::daemon::Daemon;
 use crate::error::BuildError;
 use crate::plugins;
 
@@ -83,14 +84,22 @@ impl PolicyFiles {
     /// # Errors
     /// All that is wrong.
     pub(super) fn load(&self, known: Plugins) -> Result<Loaded, BuildError> {
+        let (daemon, warnings) = self.build(known)?;
+        let notes = daemon.policy.notes().to_vec();
+        Ok(Loaded { capabilities: daemon.policy.capability_count(), warnings, notes })
+    }
+
+    /// The daemon that would read them, which never runs.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub(super) fn build(&self, known: Plugins) -> Result<(Daemon, Vec<PolicyError>), BuildError> {
         let mut builder = Builder { instance: self.instance, tauri: self.tauri, ..Builder::default() };
         builder.directories = self.directories.clone();
         if known == Plugins::Dev {
             builder = builder.plugin(plugins::bench::plugin());
         }
-        let (daemon, warnings) = builder.build()?;
-        let notes = daemon.policy.notes().to_vec();
-        Ok(Loaded { capabilities: daemon.policy.capability_count(), warnings, notes })
+        builder.build()
     }
 }
 

@@ -1,25 +1,20 @@
 //! How other threads, and commands, ask the daemon's loop for something.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use invoked_proto::registry::quotas;
-use serde_json::Value;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 
 use super::authority::{InForce, RETRY, RuntimeAuthority};
 use super::policy_source::{PolicySource, Proposal};
-use crate::authority::{CompiledPolicy, Grant, PeerGrants, PolicyError, PolicySnapshot, ScopeDenial};
+use crate::authority::{CompiledPolicy, PeerGrants, PolicyError, PolicySnapshot};
 use crate::ipc::PeerId;
 use crate::session::Hub;
 
 /// Something that the loop does for somebody else.
 pub(crate) type Ask = Box<dyn FnOnce(&Hub) + Send>;
-
-/// Denials that wait to be logged, at most: they must not crowd out questions.
-const DENIALS_MAX: usize = 32;
 
 /// Questions that wait for the loop, at most.
 const ASKS_MAX: usize = 256;
@@ -42,8 +37,6 @@ struct Inner {
     /// Held by whoever changes the policy.
     turn: Semaphore,
     last_reload: Mutex<Option<Instant>>,
-    /// Denials by a scope on their way to the log.
-    denials: AtomicUsize,
 }
 
 /// A reload that took effect.
@@ -87,7 +80,6 @@ impl DaemonHandle {
             in_force: InForce::new(policy),
             turn: Semaphore::new(1),
             last_reload: Mutex::new(None),
-            denials: AtomicUsize::new(0),
         };
         (DaemonHandle(Arc::new(inner)), receiver)
     }
@@ -111,7 +103,8 @@ impl DaemonHandle {
         &self.0.source
     }
 
-    pub(super) fn stopping(&self) -> watch::Receiver<bool> {
+    /// Tells when the daemon is to stop.
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
         self.0.stop.subscribe()
     }
 
@@ -253,28 +246,6 @@ impl DaemonHandle {
                 Err(TrySendError::Full(back)) => ask = back,
             }
             std::thread::sleep(RETRY);
-        }
-    }
-
-    /// Puts a denial by a scope in the operator's log. Lossy when the loop is far behind: a log line must not stop a call.
-    pub(crate) fn note_scope_denial(
-        &self,
-        peer: PeerId,
-        grant: Arc<Grant>,
-        denial: ScopeDenial,
-        argument: Value,
-    ) {
-        if self.0.denials.fetch_add(1, Ordering::AcqRel) >= DENIALS_MAX {
-            self.0.denials.fetch_sub(1, Ordering::AcqRel);
-            return;
-        }
-        let handle = self.clone();
-        let ask: Ask = Box::new(move |hub| {
-            handle.0.denials.fetch_sub(1, Ordering::AcqRel);
-            hub.note_scope_denial(peer, &grant, &denial, &argument);
-        });
-        if self.0.asks.try_send(ask).is_err() {
-            self.0.denials.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

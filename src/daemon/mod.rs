@@ -205,6 +205,7 @@ impl Daemon {
                 .filter_map(|(limit, value)| Some((limit.id?, value)))
                 .collect(),
             read_buffer: Hub::read_buffer_size(),
+            seed: chance(),
         };
         let broker = Broker::new(settings, handle.in_force().begin(), self.commands);
         let slow = Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms);
@@ -259,19 +260,14 @@ fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> JoinSet<()>
 fn connection_settings(config: &Config) -> Settings {
     Settings {
         features: features::CHANNELS,
-        instance: instance_number(),
+        // It lets a client notice another daemon.
+        instance: chance(),
         max_message: config.quotas.max_message,
         open_calls: config.quotas.calls_per_connection,
         handshake_timeout_ms: config.runtime.handshake_timeout_ms,
         frame_timeout_ms: config.runtime.frame_timeout_ms,
         ..Settings::default()
     }
-}
-
-/// A number that differs from start to start: it lets a client notice another daemon.
-fn instance_number() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }
 
 /// Takes connections for ever.
@@ -311,4 +307,10 @@ async fn drain(hub: &Rc<Hub>, asks: &mut mpsc::Receiver<Ask>, grace: Duration) {
     if hub.peers() > 0 {
         tracing::warn!(peers = hub.peers(), handlers = hub.running(), "stopping while calls are open");
     }
+}
+
+/// A number that differs from start to start.
+fn chance() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
 }

@@ -5,8 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::invoke::{Invoke, InvokeMessage};
 use super::response::Outcome;
+use crate::authority::InputError;
 
 /// A future of an outcome.
 pub type OutcomeFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -58,6 +61,21 @@ pub struct Argument {
     pub optional: bool,
 }
 
+/// What of a call's arguments a command asks its scopes about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScopeQuestion {
+    /// This value.
+    Judge(Value),
+    /// Nothing: what the arguments name may be judged by no scope, so the call is denied.
+    Refuse(Value, InputError),
+}
+
+/// Gives the question that a call with these arguments asks its scopes. It may block.
+///
+/// # Errors
+/// What is wrong with the arguments.
+pub type ScopeQuestioner = fn(&Map<String, Value>) -> Result<ScopeQuestion, String>;
+
 /// A command: its name within its plugin, how it runs, and what is told of it.
 ///
 /// `#[command]` makes one of a function; [`generate_handler!`](crate::generate_handler) collects them.
@@ -69,13 +87,22 @@ pub struct Command {
     pub(crate) arguments: Vec<Argument>,
     pub(crate) takes_raw: bool,
     pub(crate) scoped: bool,
+    pub(crate) questioner: Option<ScopeQuestioner>,
 }
 
 impl Command {
     /// A command that runs as `execution` says.
     #[must_use]
     pub fn new(name: &'static str, execution: Execution) -> Self {
-        Command { name, execution, docs: "", arguments: Vec::new(), takes_raw: false, scoped: false }
+        Command {
+            name,
+            execution,
+            docs: "",
+            arguments: Vec::new(),
+            takes_raw: false,
+            scoped: false,
+            questioner: None,
+        }
     }
 
     /// A command that runs in place.
@@ -150,6 +177,13 @@ impl Command {
     #[must_use]
     pub fn is_scoped(&self) -> bool {
         self.scoped
+    }
+
+    /// Tells what the command asks its scopes about, so that `explain` can ask the same without a call. The command is
+    /// [`scoped`](Self::scoped) then.
+    #[must_use]
+    pub fn asks_scopes(self, questioner: ScopeQuestioner) -> Self {
+        Command { questioner: Some(questioner), ..self.scoped() }
     }
 
     /// The name within its plugin.

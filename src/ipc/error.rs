@@ -1,8 +1,12 @@
 //! The two kinds of errors a call can end with: the application's own, and the framework's. They never mix.
 
+use std::sync::Arc;
+
 use invoked_proto::body::{Body, Message};
 use invoked_proto::registry::{Delivery, ErrorCode};
 use serde::Serialize;
+
+use crate::authority::ScopeRefusal;
 
 /// What a command or one of its arguments refuses with: the application's own error, a JSON or raw body with attachments,
 /// whose meaning only the command's author and its callers know. On the wire it has code 0.
@@ -127,19 +131,50 @@ pub struct Fault {
     pub message: String,
     /// Whether the command may have had an effect: a client re-sends on its own only what was not delivered.
     pub delivery: Delivery,
-    /// Id of the authorization decision, if it was one.
+    /// Id of the authorization decision, if it was one. The daemon gives it on the way to the caller.
     pub decision: Option<String>,
+    /// What the operator is told.
+    pub(super) refused: Refused,
 }
+
+/// Equal to itself only: what it keeps has no other equality.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Refused(Option<Arc<ScopeRefusal>>);
+
+impl PartialEq for Refused {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Refused {}
 
 impl Fault {
     /// A fault of a command that ran to its end.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Fault { code, message: message.into(), delivery: Delivery::Completed, decision: None }
+        let (message, refused) = (message.into(), Refused::default());
+        Fault { code, message, delivery: Delivery::Completed, decision: None, refused }
     }
 
     /// A refusal before the command had any effect: its arguments are wrong, a scope forbids them, there is no room.
     pub fn refusal(code: ErrorCode, message: impl Into<String>) -> Self {
         Fault { delivery: Delivery::NotDelivered, ..Fault::new(code, message) }
+    }
+
+    /// A denial, because scopes refuse an argument. `message` is all that the caller learns; the daemon explains `refusal` in
+    /// the operator's log, and gives the denial its id.
+    pub fn scope_refusal(refusal: ScopeRefusal, message: impl Into<String>) -> Self {
+        let refused = Refused(Some(Arc::new(refusal)));
+        Fault { refused, ..Fault::refusal(ErrorCode::PermissionDenied, message) }
+    }
+
+    /// What the operator is to be told of this denial.
+    pub(crate) fn scope_refused(&self) -> Option<&Arc<ScopeRefusal>> {
+        self.refused.0.as_ref()
     }
 
     /// A fault after which nobody knows how far the command came.

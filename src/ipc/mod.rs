@@ -30,7 +30,7 @@ pub use body::{InvokeBody, InvokeResponseBody, Json, SerializeOptions};
 pub use cancellation::CancellationToken;
 pub(crate) use channel::{Budget, Common, DeclaredChannels, LoopThread, Pipe, PipeId, Ready, SendingEnd};
 pub use channel::{Channel, ChannelSource, JavaScriptChannelId, NotAChannelId, SendError};
-pub use command::{Argument, Command, Execution, OutcomeFuture};
+pub use command::{Argument, Command, Execution, OutcomeFuture, ScopeQuestion, ScopeQuestioner};
 pub use error::{ApplicationError, CallError, Fault, InvokeError};
 pub use given::{CallbackFn, Deadline, Raw};
 pub use handler::InvokeHandler;

@@ -14,6 +14,8 @@ use crate::ipc::{
 };
 use crate::plugin::{self, Plugin};
 
+pub(crate) mod explain;
+
 /// The plugin.
 pub fn plugin(config: &Config) -> Plugin {
     let name = Argument { key: "name", kind: "String", optional: false };
@@ -22,10 +24,19 @@ pub fn plugin(config: &Config) -> Plugin {
         identifier: "operate".to_owned(),
         description: "What an operator of the daemon may do: see its state, reload its policy, stop it."
             .to_owned(),
-        permissions: ["default", "allow-stats", "allow-limits", "allow-reload", "allow-shutdown"]
-            .map(str::to_owned)
-            .to_vec(),
+        permissions: [
+            "default",
+            "allow-explain",
+            "allow-denials",
+            "allow-stats",
+            "allow-limits",
+            "allow-reload",
+            "allow-shutdown",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     };
+    let argument = |key, kind| Argument { key, kind, optional: true };
     plugin::Builder::new("core")
         .invoke_handler(vec![
             Command::inline("ping", |_| Ok(Response::json("pong")?)).docs("Answers \"pong\"."),
@@ -37,6 +48,25 @@ pub fn plugin(config: &Config) -> Plugin {
             Command::future("describe", describe)
                 .docs("Tells about one command that the caller may call.")
                 .argument(name),
+            Command::future("explain", explain::explain)
+                .docs(
+                    "Tells why a call is, or would be, allowed or denied.\n\nAsked by `decision`, the id of a denial, or by \
+                     `peer` (`uid`, `user`, `gid`, `groups`, or of a connected one `pid` or `connection`), `command` and \
+                     `arguments`.",
+                )
+                .argument(argument("decision", "String"))
+                .argument(argument("peer", "PeerQuestion"))
+                .argument(argument("command", "String"))
+                .argument(argument("arguments", "Map<String, Value>")),
+            Command::future("denials", explain::denials)
+                .docs(
+                    "Lists the latest denials.\n\nThose after the one with the sequence number `after`, not older than \
+                     `since_ms`, the newest `limit` of them; with `wait_ms` it waits so long for one.",
+                )
+                .argument(argument("after", "u64"))
+                .argument(argument("since_ms", "u64"))
+                .argument(argument("limit", "u64"))
+                .argument(argument("wait_ms", "u64")),
             Command::future("stats", stats).docs("Tells the counters of the daemon."),
             Command::future("limits", move |message| limits_for(limits.clone(), message))
                 .docs("Tells the limits and quotas in force for the caller."),

@@ -7,13 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use invoked_proto::registry::ErrorCode;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use self::failure::FileError;
 use self::located::{Located, Missing};
-use crate::authority::{PathScope, PermissionSet, ScopeDefault, ScopeDenial, ScopeKind, ScopeVerdict};
-use crate::daemon::DaemonHandle;
-use crate::ipc::{Argument, CallError, Command, CommandArg, CommandItem, Fault, InvokeMessage};
+use crate::authority::{
+    InputError, Judged, PathScope, PermissionSet, ScopeDefault, ScopeDenial, ScopeKind, ScopeRefusal,
+    ScopeVerdict,
+};
+use crate::ipc::{
+    Argument, CallError, Command, CommandArg, CommandItem, Fault, InvokeMessage, ScopeQuestion,
+};
 use crate::plugin::{self, Plugin};
 
 mod failure;
@@ -35,15 +39,15 @@ pub fn plugin() -> Plugin {
                 .argument(path.clone())
                 .argument(optional("offset", "u64"))
                 .argument(optional("len", "u64"))
-                .scoped(),
+                .asks_scopes(question),
             Command::blocking("read_dir", read::read_dir)
                 .docs("Lists a directory: name and kind (file, directory, link, other) of each entry.\n\nThe scopes of the grant decide on the directory, and on each entry: one whose path they don't allow is not listed.")
                 .argument(path.clone())
-                .scoped(),
+                .asks_scopes(question),
             Command::blocking("metadata", read::metadata)
                 .docs("Tells about a file or directory: kind, len, modified, readonly, mode.\n\n`len` is in bytes, `modified` in milliseconds since 1970, `mode` the permission bits as a number. Links are followed.")
                 .argument(path.clone())
-                .scoped(),
+                .asks_scopes(question),
             Command::blocking("write_file", write::write_file)
                 .docs("Writes a regular file, which is created if it is not there, and replaces what was in it.\n\n`contents` is an attachment, or text. With `append` it is added at the end. `new` refuses a file that is there, `create:=false` one that isn't. `mode` is for a file that is created (mode=0600). `atomic` writes beside the file and renames: readers see the old or the new file, whole.\n\nOr a raw body, with the headers `path` (percent-encoded) and `options` (a JSON object), as Tauri's front end sends it.")
                 .argument(path)
@@ -53,7 +57,7 @@ pub fn plugin() -> Plugin {
                 .argument(optional("new", "bool"))
                 .argument(optional("mode", "String"))
                 .argument(optional("atomic", "bool"))
-                .scoped(),
+                .asks_scopes(question),
         ])
         .set(set(
             "read",
@@ -76,6 +80,25 @@ fn set(identifier: &str, description: &str, permissions: &[&str]) -> PermissionS
         description: description.to_owned(),
         permissions: permissions.iter().map(|&permission| permission.to_owned()).collect(),
     }
+}
+
+/// A path whose real place can not be said: nothing may be told about it.
+const NOWHERE: InputError = InputError("leads where no rule can be asked");
+
+/// What a call with these arguments asks the scopes about.
+fn question(arguments: &Map<String, Value>) -> Result<ScopeQuestion, String> {
+    let path = arguments.get("path").and_then(Value::as_str).ok_or("`path` is missing, or no string")?;
+    if !Path::new(path).is_absolute() {
+        return Err(format!("`path` is absolute, and {path:?} is not"));
+    }
+    let real = match located::locate(Path::new(path)) {
+        Ok(located) => Some(located.real),
+        Err(missing) => missing.real,
+    };
+    Ok(match real {
+        Some(real) => ScopeQuestion::Judge(Value::from(real.to_string_lossy().into_owned())),
+        None => ScopeQuestion::Refuse(Value::from(path), NOWHERE),
+    })
 }
 
 /// A call of one of the commands here, with the path that it asks for.
@@ -119,7 +142,7 @@ impl Asked<'_> {
     fn may_tell(&self, missing: Missing) -> Result<std::io::Error, CallError> {
         match &missing.real {
             Some(real) => self.check(real)?,
-            None => return Err(self.forbidden()),
+            None => return Err(self.refuse(ScopeDenial::Input(NOWHERE), Path::new(self.path))),
         }
         Ok(missing.error)
     }
@@ -141,7 +164,7 @@ impl Asked<'_> {
         Err(Fault::refusal(ErrorCode::InvalidArgument, text).into())
     }
 
-    /// Asks the grant's scopes; a refusal is explained in the operator's log.
+    /// Asks the grant's scopes; a refusal is explained to the operator.
     fn check(&self, real: &Path) -> Result<(), CallError> {
         match self.message.grant().check::<PathScope>(real) {
             ScopeVerdict::Allowed => Ok(()),
@@ -150,17 +173,10 @@ impl Asked<'_> {
     }
 
     fn refuse(&self, denial: ScopeDenial, real: &Path) -> CallError {
-        let message = self.message;
-        if let Some(daemon) = message.state().find::<DaemonHandle>() {
-            let argument = Value::from(real.to_string_lossy().into_owned());
-            daemon.note_scope_denial(message.peer().id, Arc::clone(message.grant()), denial, argument);
-        }
-        self.forbidden()
-    }
-
-    fn forbidden(&self) -> CallError {
+        let grant = Arc::clone(self.message.grant());
+        let argument = Judged::new(&Value::from(real.to_string_lossy().into_owned()));
         let text = format!("this peer may not call {} with path {:?}", self.message.name(), self.path);
-        CallError::Framework(Fault::refusal(ErrorCode::PermissionDenied, text))
+        CallError::Framework(Fault::scope_refusal(ScopeRefusal { grant, denial, argument }, text))
     }
 
     fn failed(&self, error: &std::io::Error) -> CallError {

@@ -15,11 +15,10 @@ use invoked_proto::error::MisuseError;
 use invoked_proto::metadata::Failure;
 use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_transport::Attachment;
-use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::Link;
-use crate::authority::{Grant, PeerFacts, PeerGrants, PeerLimits, PolicySnapshot, ScopeDenial};
+use crate::authority::{PeerFacts, PeerGrants, PeerLimits, PolicySnapshot};
 use crate::broker::{Broker, Narrowing, Observed, Output, Served, Swept, serve};
 use crate::ipc::{PeerId, Ready};
 use crate::runner::{Completion, Runner};
@@ -54,6 +53,10 @@ pub(crate) struct Hub {
     /// Peers that wait for what is left to them: at most one entry a peer, so as many as there may be connections.
     narrowing: RefCell<VecDeque<Narrowing>>,
     narrowing_asked: Notify,
+    /// The number of the latest denial, for those who follow them.
+    denied: watch::Sender<u64>,
+    /// What `denied` says, to be compared without its lock.
+    told: Cell<u64>,
 }
 
 impl Hub {
@@ -78,6 +81,8 @@ impl Hub {
             policy_changed: Notify::new(),
             narrowing: RefCell::default(),
             narrowing_asked: Notify::new(),
+            denied: watch::Sender::new(0),
+            told: Cell::new(0),
         }
     }
 
@@ -104,23 +109,20 @@ impl Hub {
         read(&self.broker.borrow())
     }
 
+    /// The same, where reading finds out something that is kept then.
+    pub(crate) fn with_broker_mut<R>(&self, read: impl FnOnce(&mut Broker) -> R) -> R {
+        read(&mut self.broker.borrow_mut())
+    }
+
+    /// Tells the number of the latest denial, each time that it has changed.
+    pub(crate) fn watch_denials(&self) -> watch::Receiver<u64> {
+        self.denied.subscribe()
+    }
+
     /// Puts another policy in force; `prepared` is what it gives the peers that are there.
     pub(crate) fn set_policy(&self, policy: Arc<PolicySnapshot>, prepared: Vec<Arc<PeerGrants>>) {
         self.broker.borrow_mut().handle_policy(policy, prepared);
         self.policy_changed.notify_one();
-    }
-
-    /// Logs, in full, that the scopes of a grant refused an argument.
-    pub(crate) fn note_scope_denial(
-        &self,
-        peer: PeerId,
-        grant: &Grant,
-        denial: &ScopeDenial,
-        argument: &Value,
-    ) {
-        let now = Instant::now();
-        self.broker.borrow_mut().note_scope_denial(now, peer, grant, denial, argument);
-        self.pump(now);
     }
 
     /// Tells every peer to go.
@@ -331,7 +333,13 @@ impl Hub {
                 Output::Observed(observed) => note(&observed),
             }
         }
-        let next = self.broker.borrow().poll_timeout();
+        let (next, latest) = {
+            let broker = self.broker.borrow();
+            (broker.poll_timeout(), broker.decisions().latest())
+        };
+        if latest != self.told.replace(latest) {
+            self.denied.send_replace(latest);
+        }
         let armed = self.armed.get();
         if next.is_some_and(|next| armed.is_none_or(|armed| next < armed)) {
             self.rearm.notify_one();
@@ -417,10 +425,11 @@ impl Hub {
 
 fn note(observed: &Observed) {
     match observed {
-        Observed::Denied { peer, command, explanation, suppressed } => {
+        Observed::Denied { decision, peer, command, explanation, suppressed } => {
             // The fields on a line of their own: what stands before them is there to be pasted into a file.
             let (peer, uid, pid) = (peer.id, peer.uid, peer.pid);
-            tracing::warn!(%peer, uid, pid, command = command.as_str(), suppressed, "{explanation}\n ");
+            let command = command.as_str();
+            tracing::warn!(%decision, %peer, uid, pid, command, suppressed, "{explanation}\n ");
         }
         Observed::Started { call, peer, command, bytes, received_in } => {
             tracing::debug!(?call, peer = %peer.id, command = command.as_str(), bytes, ?received_in, "call");

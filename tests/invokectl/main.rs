@@ -4,6 +4,7 @@
 mod call;
 mod check;
 mod contract;
+mod explain;
 mod measure;
 mod narrow;
 mod world;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -86,9 +86,45 @@ impl Daemon {
         run(Command::new(INVOKECTL).args(words).current_dir(self.shared()), input)
     }
 
+    /// Starts `invokectl -a ADDRESS` with these words, which goes on by itself.
+    pub(crate) fn follow(&self, words: &[&str]) -> Following {
+        let mut child = Command::new(INVOKECTL)
+            .args(["-a", &self.address()])
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("invokectl starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped"));
+        Following { child, lines }
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("waited for");
+    }
+}
+
+/// A process that prints one object a line; it ends with the test.
+pub(crate) struct Following {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Following {
+    /// The next line; waits for it.
+    pub(crate) fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("a line");
+        object(&line)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

@@ -11,8 +11,17 @@ use crate::authority::UserDirectory;
 #[derive(Clone, Debug, Default)]
 pub struct PasswdFiles {
     users: HashMap<String, u32>,
-    by_uid: HashMap<u32, (String, PathBuf)>,
+    by_uid: HashMap<u32, User>,
     groups: HashMap<String, u32>,
+    /// Groups by the names of their members.
+    memberships: HashMap<String, Vec<u32>>,
+}
+
+#[derive(Clone, Debug)]
+struct User {
+    name: String,
+    gid: Option<u32>,
+    home: PathBuf,
 }
 
 impl PasswdFiles {
@@ -31,16 +40,22 @@ impl PasswdFiles {
         let mut found = Self::default();
         for line in passwd.lines() {
             let mut fields = line.split(':');
-            let (name, uid, home) = (fields.next(), fields.nth(1), fields.nth(2));
+            let (name, uid, gid, home) = (fields.next(), fields.nth(1), fields.next(), fields.nth(1));
             if let (Some(name), Some(Ok(uid)), Some(home)) = (name, uid.map(str::parse), home) {
                 found.users.entry(name.to_owned()).or_insert(uid);
-                found.by_uid.entry(uid).or_insert_with(|| (name.to_owned(), PathBuf::from(home)));
+                let gid = gid.and_then(|gid| gid.parse().ok());
+                let user = || User { name: name.to_owned(), gid, home: PathBuf::from(home) };
+                found.by_uid.entry(uid).or_insert_with(user);
             }
         }
         for line in group.lines() {
             let mut fields = line.split(':');
             if let (Some(name), Some(Ok(gid))) = (fields.next(), fields.nth(1).map(str::parse)) {
                 found.groups.entry(name.to_owned()).or_insert(gid);
+                let members = fields.next().into_iter().flat_map(|members| members.split(','));
+                for member in members.filter(|member| !member.is_empty()) {
+                    found.memberships.entry(member.to_owned()).or_default().push(gid);
+                }
             }
         }
         found
@@ -65,14 +80,25 @@ impl UserDirectory for PasswdFiles {
     }
 
     fn name_of(&self, uid: u32) -> Option<String> {
-        self.by_uid.get(&uid).map(|(name, _)| name.clone())
+        self.by_uid.get(&uid).map(|user| user.name.clone())
     }
 
     /// With links resolved; as it is written when it doesn't exist.
     fn home_of(&self, uid: u32) -> Option<PathBuf> {
-        let (_, home) = self.by_uid.get(&uid)?;
+        let user = self.by_uid.get(&uid)?;
         let resolved = |home: &Path| home.canonicalize().unwrap_or_else(|_| home.to_owned());
-        Some(resolved(home))
+        Some(resolved(&user.home))
+    }
+
+    fn groups_of(&self, uid: u32) -> Vec<u32> {
+        let Some(user) = self.by_uid.get(&uid) else { return Vec::new() };
+        let mut groups: Vec<u32> = user.gid.into_iter().collect();
+        for gid in self.memberships.get(&user.name).into_iter().flatten() {
+            if !groups.contains(gid) {
+                groups.push(*gid);
+            }
+        }
+        groups
     }
 }
 
@@ -94,5 +120,6 @@ mod tests {
         assert_eq!(users.name_of(1000).as_deref(), Some("ana"));
         assert_eq!(users.home_of(1000), Some(PathBuf::from("/nonexistent/ana")));
         assert_eq!((users.name_of(5), users.home_of(5)), (None, None));
+        assert_eq!((users.groups_of(1000), users.groups_of(5)), (vec![1000, 100], vec![]));
     }
 }

@@ -1,12 +1,14 @@
 //! What operators and peers read about a verdict.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::{ana, bob, compiled, policy};
 use crate::authority::{
-    CompiledPolicy, Format, PathScope, PeerFacts, RefusalCode, ScopeVerdict, Source, Verdict,
+    CompiledPolicy, Format, Judged, PathScope, PeerFacts, RefusalCode, ScopeRefusal, ScopeVerdict, Source,
+    Verdict,
 };
 
 const GALLERY: &str = r#"identifier  = "gallery"
@@ -221,7 +223,10 @@ fn a_refused_argument_is_not_explained_to_the_peer() {
         policy.snapshot.scope_refusal(grant).message,
         "this peer may not call \"fs.read_file\" with this argument"
     );
-    let full = policy.snapshot.explain_scope(&ana(), grant, &denial, &json!("/x"));
+    let full = policy.snapshot.explain_scope(
+        &ana(),
+        &ScopeRefusal { grant: Arc::clone(grant), denial, argument: Judged::new(&json!("/x")) },
+    );
     assert_eq!(full.to_string(), explain(&policy, &ana(), "fs.read_file", Some(json!("/x"))));
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) client: Connection<Token>,
     daemon: Connection<Token>,
+    /// The decisions that came with errors, by stream.
+    pub(super) decisions: BTreeMap<u64, String>,
     /// Terminal events by stream; more than one for a stream is a bug.
     pub(super) ends: BTreeMap<u64, Vec<End>>,
     /// How it was welcomed.
@@ -103,7 +105,7 @@ fn plugins() -> Vec<Assembled> {
 }
 
 /// A policy whose only capability is `permissions` for uid 1000.
-pub(super) fn policy(permissions: &str) -> Arc<PolicySnapshot> {
+pub(in crate::broker) fn policy(permissions: &str) -> Arc<PolicySnapshot> {
     written(&format!("identifier = \"x\"\npeers = [\"uid:1000\"]\npermissions = {permissions}\n"))
 }
 
@@ -172,6 +174,7 @@ impl Bus {
             id,
             client: Connection::client(held_to(&PeerLimits::default()), hello, self.now).unwrap(),
             daemon: Connection::daemon(held_to(grants.limits()), self.now),
+            decisions: BTreeMap::new(),
             ends: BTreeMap::new(),
             welcome: None,
             channels: BTreeMap::new(),
@@ -368,7 +371,11 @@ impl Bus {
                     let body = if body.is_complete() { body.finish().unwrap().body } else { Body::None };
                     (stream, End::Reply(body))
                 }
-                Event::Failed { stream, code, failure, .. } => (stream, End::Fail(code, failure.delivery)),
+                Event::Failed { stream, code, failure, .. } => {
+                    let decision = failure.decision.map(|id| (stream, id.as_str().to_owned()));
+                    peer.decisions.extend(decision);
+                    (stream, End::Fail(code, failure.delivery))
+                }
                 _ => continue,
             };
             peer.ends.entry(stream).or_default().push(end);

@@ -3,6 +3,7 @@
 mod allowances;
 mod bus;
 mod channels;
+mod denials;
 mod narrowing;
 mod reloads;
 
@@ -15,7 +16,8 @@ use proptest::prelude::*;
 
 use super::quota::{Bound, Bounds};
 use crate::ipc::{Fault, InvokeError, Response};
-use bus::{Bus, End, policy};
+pub(super) use bus::policy;
+use bus::{Bus, End};
 
 fn fail(code: ErrorCode, delivery: Delivery) -> End {
     End::Fail(code, delivery)

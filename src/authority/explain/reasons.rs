@@ -1,131 +1,30 @@
-//! Why a verdict is as it is: in full for the operator, in short for the peer.
-//!
-//! Owns the words. It asks the same snapshot as a verdict does and decides nothing itself.
+//! Finding the reasons: the same snapshot is asked as for a verdict, and what comes near is named.
 
-use std::fmt;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use invoked_proto::name::CommandName;
 use serde_json::Value;
 
-use super::embedded::quoted;
-use super::grants::{Denial, Grant, PeerGrants, Verdict};
-use super::path::PathScope;
-use super::peer::PeerFacts;
-use super::remote::literal_realm;
-use super::resolve::CapabilityRules;
-use super::scope::{
-    GlobScope, GrantScope, ScopeDefault, ScopeDenial, ScopeItem, ScopeKind, ScopeObjectMatch, ScopeVerdict,
+use super::argument::{Judged, ScopeRefusal, shown, shown_value};
+use super::{Explanation, Refusal, RefusalCode, Remedy};
+use crate::authority::embedded::quoted;
+use crate::authority::grants::{Denial, Grant, PeerGrants, Verdict};
+use crate::authority::matcher::Matcher;
+use crate::authority::path::PathScope;
+use crate::authority::peer::PeerFacts;
+use crate::authority::registry::Resolved;
+use crate::authority::remote::literal_realm;
+use crate::authority::resolve::CapabilityRules;
+use crate::authority::scope::{
+    GlobScope, GrantScope, PrefixScope, ScopeContext, ScopeDefault, ScopeDenial, ScopeItem, ScopeKind,
+    ScopeObjectMatch, ScopeRole, ScopeVerdict,
 };
-use super::snapshot::PolicySnapshot;
+use crate::authority::snapshot::PolicySnapshot;
 
-/// Capabilities that one explanation names of each kind; the rest is a number.
+/// Capabilities, values and peers that one explanation names of each kind; the rest is a number.
 const NAMED: usize = 2;
-
-/// The longest text of a peer's that a message repeats, in characters.
-const QUOTED: usize = 256;
-
-/// What a peer is told about a denial.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// What kind of answer it is.
-    pub code: RefusalCode,
-    /// One line. For a peer that doesn't hold `core:operate` it is the same for a command that doesn't exist.
-    pub message: String,
-}
-
-/// The kinds of answer to a call that isn't allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalCode {
-    /// `permission_denied`
-    PermissionDenied,
-    /// `not_found`, for those who operate the daemon.
-    NotFound,
-}
-
-/// A verdict with its reasons, for the operator. Displays as the lines of a log.
-#[derive(Clone, Debug)]
-pub struct Explanation {
-    command: String,
-    peer: String,
-    allowed: bool,
-    reasons: Vec<String>,
-    remedy: Remedy,
-    revision: u64,
-    decision: Option<String>,
-}
-
-#[derive(Clone, Debug)]
-enum Remedy {
-    None,
-    Advice(String),
-    /// A capability file to save.
-    File {
-        name: String,
-        text: String,
-    },
-}
-
-impl Explanation {
-    /// Whether the call is allowed.
-    #[must_use]
-    pub fn is_allowed(&self) -> bool {
-        self.allowed
-    }
-
-    /// The reasons, one line each; the nearest capability first.
-    #[must_use]
-    pub fn reasons(&self) -> &[String] {
-        &self.reasons
-    }
-
-    /// A capability file that would allow exactly this call, as a name and TOML; `None` when no addition would.
-    #[must_use]
-    pub fn would_be_allowed_by(&self) -> Option<(&str, &str)> {
-        match &self.remedy {
-            Remedy::File { name, text } => Some((name, text)),
-            _ => None,
-        }
-    }
-
-    /// The revision of the policy that was asked.
-    #[must_use]
-    pub fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// The same explanation under the number by which `invokectl explain` finds it.
-    #[must_use]
-    pub fn with_decision(mut self, decision: impl Into<String>) -> Self {
-        self.decision = Some(decision.into());
-        self
-    }
-}
-
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.allowed { "allowed" } else { "denied" };
-        write!(f, "{verdict}: {} for {}", self.command, self.peer)?;
-        for reason in &self.reasons {
-            write!(f, "\n  {reason}")?;
-        }
-        match &self.remedy {
-            Remedy::None => {}
-            Remedy::Advice(advice) => write!(f, "\n  {advice}")?,
-            Remedy::File { name, text } => {
-                write!(f, "\n  would be allowed by: {name} in a capability directory")?;
-                for line in text.lines() {
-                    write!(f, "\n    {line}")?;
-                }
-            }
-        }
-        match &self.decision {
-            Some(decision) => write!(f, "\n  decision {decision}, invokectl explain {decision}"),
-            None => Ok(()),
-        }
-    }
-}
 
 impl PolicySnapshot {
     /// What to answer a peer whose call of `command` was denied.
@@ -169,13 +68,19 @@ impl PolicySnapshot {
         let grants = self.peer(facts);
         match grants.authorize(command) {
             Verdict::Allow(grant) => {
-                let path = argument.and_then(Value::as_str).filter(|_| self.is_path_scoped(name));
-                let verdict = path.map(|path| grant.check::<PathScope>(Path::new(path)));
+                let verdict = argument.and_then(|argument| self.judge(grant, argument));
                 match (verdict, argument) {
                     (Some(ScopeVerdict::Denied(denial)), Some(argument)) => {
-                        self.explain_scope(facts, grant, &denial, argument)
+                        let argument = Judged::new(argument);
+                        self.explain_scope(
+                            facts,
+                            &ScopeRefusal { grant: Arc::clone(grant), denial, argument },
+                        )
                     }
-                    _ => self.allowance(facts, grant),
+                    (verdict, argument) => {
+                        let judged = argument.filter(|_| verdict.is_some()).map(Judged::new);
+                        self.allowance(facts, grant, judged)
+                    }
                 }
             }
             Verdict::Deny(Denial::Denied(by)) => {
@@ -196,27 +101,33 @@ impl PolicySnapshot {
                     )),
                     None => self.remedy(facts, name, argument),
                 };
-                self.denial(facts, command, self.nearest(facts, name), remedy)
+                let denial = self.denial(facts, command, self.nearest(facts, name), remedy);
+                Explanation { argument: argument.map(Judged::new), ..denial }
             }
         }
     }
 
-    /// Why the scopes of `grant` refused `argument`, which is what they were asked about.
+    /// What the scopes of `grant` say of an argument, where their values are of a kind that is known here and not to the
+    /// command alone.
+    fn judge(&self, grant: &Grant, argument: &Value) -> Option<ScopeVerdict> {
+        let text = argument.as_str().filter(|_| grant.is_scoped())?;
+        match self.registry.scope_kind(grant.command().plugin()) {
+            ScopeKind::Path => Some(grant.check::<PathScope>(Path::new(text))),
+            ScopeKind::Glob => Some(grant.check::<GlobScope>(text)),
+            ScopeKind::Prefix => Some(grant.check::<PrefixScope>(text)),
+            ScopeKind::Opaque | ScopeKind::Checked(_) | ScopeKind::Schema(_) => None,
+        }
+    }
+
+    /// Why the scopes of a grant refused an argument.
     #[must_use]
-    pub fn explain_scope(
-        &self,
-        facts: &PeerFacts,
-        grant: &Grant,
-        denial: &ScopeDenial,
-        argument: &Value,
-    ) -> Explanation {
+    pub fn explain_scope(&self, facts: &PeerFacts, refusal: &ScopeRefusal) -> Explanation {
+        let ScopeRefusal { grant, denial, argument } = refusal;
         let command = grant.command();
-        let what =
-            format!("{}{}", if self.is_path_scoped(command) { "path " } else { "" }, shown_value(argument));
-        match denial {
+        let what = format!("{}{}", if self.is_path_scoped(command) { "path " } else { "" }, argument.shown());
+        let (reasons, remedy) = match denial {
             ScopeDenial::Input(error) => {
-                let reason = format!("no scope may judge {what}: it {error}");
-                self.denial(facts, command.as_str(), vec![reason], Remedy::None)
+                (vec![format!("no scope may judge {what}: it {error}")], Remedy::None)
             }
             ScopeDenial::DeniedBy { scope, item, invalid } => {
                 let item = &scope.lists().deny[*item];
@@ -226,27 +137,33 @@ impl PolicySnapshot {
                 };
                 let reason = format!("{} refuses {what}: denied by {}{why}", holder(scope), shown_item(item));
                 let advice = "would be allowed by nothing that is added: a deny wins over every allow";
-                self.denial(facts, command.as_str(), vec![reason], Remedy::Advice(advice.to_owned()))
+                (vec![reason], Remedy::Advice(advice.to_owned()))
             }
             ScopeDenial::NoneMatches => {
-                let default = self.registry.default_scope(command.plugin());
-                let mut reasons: Vec<String> = grant
-                    .scopes()
-                    .iter()
-                    .take(NAMED)
-                    .map(|scope| format!("{} refuses {what}: {}", holder(scope), unmatched(scope, &default)))
-                    .collect();
-                more(&mut reasons, grant.scopes().len(), "scopes");
-                if self.is_path_scoped(command) && argument.as_str().is_some_and(|path| path.contains("/.")) {
-                    reasons.push(
-                        "a component with a leading dot is matched where it is written out, or with dotfiles = true"
-                            .to_owned(),
-                    );
-                }
-                let remedy = self.remedy(facts, command, Some(argument));
-                self.denial(facts, command.as_str(), reasons, remedy)
+                let reasons = self.unmatched(grant, argument, &what);
+                (reasons, self.remedy(facts, command, argument.whole()))
             }
+        };
+        let denial = self.denial(facts, command.as_str(), reasons, remedy);
+        Explanation { argument: Some(argument.clone()), ..denial }
+    }
+
+    /// Why each scope of `grant` doesn't match `argument`, which messages call `what`.
+    fn unmatched(&self, grant: &Grant, argument: &Judged, what: &str) -> Vec<String> {
+        let command = grant.command();
+        let default = self.registry.default_scope(command.plugin());
+        let scopes = grant.scopes().iter().take(NAMED);
+        let mut reasons: Vec<String> = scopes
+            .map(|scope| format!("{} refuses {what}: {}", holder(scope), unmatched(scope, &default)))
+            .collect();
+        more(&mut reasons, grant.scopes().len(), "scopes");
+        let path = argument.whole().and_then(Value::as_str).filter(|_| self.is_path_scoped(command));
+        if path.is_some_and(|path| path.contains("/.")) {
+            let rule =
+                "a component with a leading dot is matched where it is written out, or with dotfiles = true";
+            reasons.push(rule.to_owned());
         }
+        reasons
     }
 
     /// A scope of the command's plugin that the peer holds, and that would allow arguments once it held the command.
@@ -266,7 +183,8 @@ impl PolicySnapshot {
     fn denial(&self, facts: &PeerFacts, command: &str, reasons: Vec<String>, remedy: Remedy) -> Explanation {
         Explanation {
             command: shown(command),
-            peer: facts.to_string(),
+            facts: facts.clone(),
+            argument: None,
             allowed: false,
             reasons,
             remedy,
@@ -275,7 +193,7 @@ impl PolicySnapshot {
         }
     }
 
-    fn allowance(&self, facts: &PeerFacts, grant: &Grant) -> Explanation {
+    fn allowance(&self, facts: &PeerFacts, grant: &Grant, argument: Option<Judged>) -> Explanation {
         let by = |scope: &Arc<GrantScope>| {
             format!(
                 "capability \"{}\" allows it with \"{}\" ({})",
@@ -286,23 +204,27 @@ impl PolicySnapshot {
         };
         let mut reasons: Vec<String> = grant.scopes().iter().take(NAMED).map(by).collect();
         more(&mut reasons, grant.scopes().len(), "capabilities");
+        if grant.is_scoped() && argument.is_none() {
+            reasons.push("its scope decides on the arguments, of which none was judged here".to_owned());
+        }
         let denial = self.denial(facts, grant.command().as_str(), reasons, Remedy::None);
-        Explanation { allowed: true, ..denial }
+        Explanation { allowed: true, argument, ..denial }
     }
 
     /// The capabilities that come nearest to allowing `command`: those that allow it to others, and those that match
     /// this peer without allowing it.
     fn nearest(&self, facts: &PeerFacts, command: &CommandName) -> Vec<String> {
         let mut reasons = Vec::new();
-        let allowing: Vec<_> = self.capabilities.iter().filter_map(|c| entry_allowing(c, command)).collect();
+        let mut known = HashMap::new();
+        let allowing: Vec<_> =
+            self.capabilities.iter().filter_map(|c| entry_allowing(c, command, &mut known)).collect();
         for (capability, scope) in allowing.iter().take(NAMED) {
-            let peers: Vec<_> = capability.peers.iter().map(|peer| peer.written()).collect();
             reasons.push(format!(
                 "capability \"{}\" allows it with \"{}\" ({}), but its peers do not match this one: {}",
                 capability.identifier,
                 scope.permission(),
                 scope.location(),
-                peers.join(", ")
+                some_of(capability.peers.iter().map(Matcher::written))
             ));
         }
         more(&mut reasons, allowing.len(), "capabilities");
@@ -339,8 +261,7 @@ impl PolicySnapshot {
         let mut permission = quoted(permission.as_str());
         let mut note = "";
         if self.registry.is_scoped(command.as_str()) {
-            let path = argument.and_then(Value::as_str).filter(|_| self.is_path_scoped(command));
-            let value = path.filter(|path| PathScope::admit(Path::new(path)).is_ok()).map(PathScope::escape);
+            let value = argument.and_then(|argument| self.narrowest_value(command, argument));
             if value.is_none() {
                 note = " # an empty list allows nothing: put the argument in it";
             }
@@ -372,15 +293,34 @@ impl PolicySnapshot {
             ),
         }
     }
+
+    /// The scope value that matches `argument` and nothing else, as far as one can be written: of a prefix there is none.
+    fn narrowest_value(&self, command: &CommandName, argument: &Value) -> Option<String> {
+        let text = argument.as_str()?;
+        let kind = self.registry.scope_kind(command.plugin());
+        let value = match kind {
+            ScopeKind::Path => PathScope::admit(Path::new(text)).ok().map(|()| PathScope::escape(text)),
+            ScopeKind::Glob => Some(GlobScope::escape(text)),
+            ScopeKind::Prefix | ScopeKind::Opaque | ScopeKind::Checked(_) | ScopeKind::Schema(_) => None,
+        };
+        // Some are too long to be written, and an empty text has no pattern.
+        let loads = |value: &Value| kind.check(value, ScopeRole::Allow, &ScopeContext::for_shipped()).is_ok();
+        value.filter(|value| loads(&Value::from(value.as_str())))
+    }
 }
 
-/// The first entry of a capability that allows `command`.
+/// The first entry of a capability that allows `command`. Many capabilities hold the same permission, so what one of them
+/// resolves to is looked through once.
 fn entry_allowing<'c>(
     capability: &'c CapabilityRules,
     command: &CommandName,
+    known: &mut HashMap<*const Resolved, bool>,
 ) -> Option<(&'c CapabilityRules, &'c GrantScope)> {
-    let mut entries = capability.entries.iter();
-    let entry = entries.find(|entry| entry.resolved.parts.iter().any(|part| part.allow.contains(command)))?;
+    let mut allows = |resolved: &Arc<Resolved>| {
+        let look = || resolved.parts.iter().any(|part| part.allow.contains(command));
+        *known.entry(Arc::as_ptr(resolved)).or_insert_with(look)
+    };
+    let entry = capability.entries.iter().find(|entry| allows(&entry.resolved))?;
     Some((capability, &entry.scope))
 }
 
@@ -402,12 +342,17 @@ fn unmatched(scope: &GrantScope, default: &ScopeDefault) -> String {
         (None, _) => "it is not written, and without one the plugin allows nothing".to_owned(),
         (Some(items), _) if items.is_empty() => "`allow = []` allows nothing".to_owned(),
         (Some(items), _) => {
-            let shown: Vec<_> = items.iter().take(NAMED).map(shown_item).collect();
-            let rest = items.len().saturating_sub(NAMED);
-            let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-            format!("not matched by {}{rest}", shown.join(", "))
+            format!("not matched by {}", some_of(items.iter().map(shown_item)))
         }
     }
+}
+
+/// The first of `all`, and how many more there are.
+fn some_of<T: Into<String>>(all: impl ExactSizeIterator<Item = T>) -> String {
+    let rest = all.len().saturating_sub(NAMED);
+    let shown: Vec<String> = all.take(NAMED).map(Into::into).collect();
+    let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    format!("{}{rest}", shown.join(", "))
 }
 
 fn more(reasons: &mut Vec<String>, count: usize, what: &str) {
@@ -422,27 +367,4 @@ fn shown_item(item: &ScopeItem) -> String {
         Some(location) => format!("{value} ({location})"),
         None => format!("{value} (shipped with the plugin)"),
     }
-}
-
-fn shown_value(value: &Value) -> String {
-    match value {
-        Value::String(text) => format!("\"{}\"", shown(text)),
-        value => shown(&value.to_string()),
-    }
-}
-
-/// Text that may be a peer's: cut, and without anything that would break a line of a log.
-fn shown(text: &str) -> String {
-    let mut out: String = text.chars().take(QUOTED).flat_map(clean).collect();
-    if text.chars().nth(QUOTED).is_some() {
-        out.push('…');
-    }
-    out
-}
-
-/// Quotes stay as they are: paths are read by people.
-fn clean(c: char) -> impl Iterator<Item = char> {
-    let plain = matches!(c, '"' | '\'').then_some(c);
-    let escaped = plain.is_none().then(|| c.escape_debug());
-    plain.into_iter().chain(escaped.into_iter().flatten())
 }
