@@ -45,7 +45,7 @@ pub use self::builder::{AddedCapability, CapabilityBuilder, RuntimeCapability};
 pub use self::capability::{Platform, TauriFiles};
 pub use self::document::Format;
 pub use self::embedded::DevOptions;
-pub use self::explain::{Explanation, Judged, Refusal, RefusalCode, ScopeRefusal};
+pub use self::explain::{Asking, Explanation, Judged, Refusal, RefusalCode, ScopeRefusal};
 pub use self::grants::{Denial, DeniedBy, Grant, GrantId, PeerGrants, Verdict};
 pub use self::identifier::{Identifier, IdentifierError};
 pub use self::limits::{PeerLanes, PeerLimits};

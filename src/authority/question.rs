@@ -31,6 +31,9 @@ pub struct PeerQuestion {
     /// The unit of the service manager that it is in: `foo.service`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// The capabilities that it keeps, if it narrows itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<Vec<String>>,
     /// The process id of a connected peer, instead of all the above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,

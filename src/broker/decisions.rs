@@ -13,7 +13,8 @@ use std::time::Instant;
 use foldhash::{HashMap, HashMapExt};
 use invoked_proto::Text;
 
-use crate::authority::{Explanation, Judged, PeerFacts, PolicySnapshot, ScopeRefusal};
+use super::Holder;
+use crate::authority::{Explanation, Judged, PolicySnapshot, ScopeRefusal};
 use crate::ipc::PeerId;
 
 /// Uids that can have denials at once; more than denials are kept.
@@ -49,7 +50,7 @@ impl DecisionId {
 pub(crate) struct Question {
     pub(crate) at: Instant,
     pub(crate) peer: PeerId,
-    pub(crate) facts: Arc<PeerFacts>,
+    pub(crate) holder: Holder,
     /// The command's name as the peer sent it, which the wire keeps short.
     pub(crate) command: Text,
     /// Why, if the command is allowed and its argument is not.
@@ -65,7 +66,7 @@ pub(crate) struct Decision {
     pub(crate) sequence: u64,
     pub(crate) at: Instant,
     pub(crate) peer: PeerId,
-    pub(crate) facts: Arc<PeerFacts>,
+    pub(crate) holder: Holder,
     pub(crate) command: Text,
     pub(crate) argument: Option<Judged>,
     pub(crate) revision: u64,
@@ -86,8 +87,8 @@ impl Decision {
             Why::Asked { refusal, policy } => (refusal, policy),
         };
         let explanation = match refusal {
-            Some(refusal) => policy.explain_scope(&self.facts, refusal),
-            None => policy.explain(&self.facts, &self.command, None),
+            Some(refusal) => policy.explain_scope(self.holder.asking(), refusal),
+            None => policy.explain(self.holder.asking(), &self.command, None),
         };
         let explanation = Arc::new(explanation.with_decision(self.id.to_string()));
         // From here on neither policy nor grant is kept by it.
@@ -138,8 +139,8 @@ impl Decisions {
     /// Keeps a denial. Where that is one too many, the uid that has the most loses its oldest: a flood of one uid pushes out
     /// its own.
     pub(crate) fn keep(&mut self, question: Question) -> DecisionId {
-        let Question { at, peer, facts, command, refusal, policy } = question;
-        let uid = facts.uid;
+        let Question { at, peer, holder, command, refusal, policy } = question;
+        let uid = holder.facts.uid;
         self.sequence += 1;
         if !self.shares.contains_key(&uid) {
             let block = self.free_block(uid);
@@ -158,7 +159,7 @@ impl Decisions {
             command,
             argument: refusal.as_ref().map(|refusal| refusal.argument.clone()),
             revision: policy.revision(),
-            facts,
+            holder,
             why: Why::Asked { refusal, policy },
         });
         self.by_size.insert(share.place(uid));
@@ -261,13 +262,14 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::authority::PeerFacts;
     use crate::broker::tests::policy;
 
     fn keep(decisions: &mut Decisions, policy: &Arc<PolicySnapshot>, at: Instant, uid: u32) -> DecisionId {
         decisions.keep(Question {
             at,
             peer: PeerId(7),
-            facts: Arc::new(PeerFacts::new(uid, uid, [])),
+            holder: Holder { facts: Arc::new(PeerFacts::new(uid, uid, [])), kept: None },
             command: Text::from_static("t.slow"),
             refusal: None,
             policy: Arc::clone(policy),
@@ -304,7 +306,7 @@ mod tests {
             keep(&mut decisions, &policy, now, 1);
         }
         let of = |decisions: &Decisions, uid| {
-            decisions.after(0, 100).iter().filter(|decision| decision.facts.uid == uid).count()
+            decisions.after(0, 100).iter().filter(|decision| decision.holder.facts.uid == uid).count()
         };
         assert_eq!((of(&decisions, 1), of(&decisions, 2)), (5, 5));
     }

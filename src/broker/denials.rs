@@ -8,8 +8,8 @@ use invoked_proto::registry::ErrorCode;
 
 use super::decisions::{Decision, DecisionId, Question};
 use super::output::{Observed, Output};
-use super::{Broker, PeerState};
-use crate::authority::{PeerFacts, PolicySnapshot, RefusalCode, ScopeRefusal};
+use super::{Broker, Holder, PeerState};
+use crate::authority::{PolicySnapshot, RefusalCode, ScopeRefusal};
 use crate::ipc::PeerId;
 
 impl Broker {
@@ -23,9 +23,9 @@ impl Broker {
         self.decisions.find(id)
     }
 
-    /// What the kernel said of a connected peer.
-    pub(crate) fn facts(&self, id: PeerId) -> Option<&Arc<PeerFacts>> {
-        self.peers.get(&id).map(|state| &state.facts)
+    /// A connected peer, as its grants are compiled from it.
+    pub(crate) fn holder(&self, id: PeerId) -> Option<Holder> {
+        self.peers.get(&id).map(PeerState::holder)
     }
 
     /// The connected peers of a process.
@@ -54,7 +54,7 @@ impl Broker {
         let decision = self.decisions.keep(Question {
             at: now,
             peer,
-            facts: Arc::clone(&state.facts),
+            holder: state.holder(),
             command: command.clone(),
             refusal: refusal.map(Arc::clone),
             policy: Arc::clone(&self.policy),

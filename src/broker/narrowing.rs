@@ -14,7 +14,7 @@ use invoked_proto::metadata::{Call, Extensions, Hello, Welcome};
 use invoked_proto::registry::{ErrorCode, LIMITS};
 
 use super::{Broker, Output, PeerState, Standing};
-use crate::authority::{Narrowed, PeerFacts, PeerGrants, PolicySnapshot};
+use crate::authority::{Asking, Narrowed, PeerFacts, PeerGrants, PolicySnapshot};
 use crate::ipc::{Peer, PeerId};
 
 /// Names without effect that WELCOME lists; of the rest it has the number.
@@ -33,6 +33,11 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
+    /// The same, to ask why.
+    pub(crate) fn asking(&self) -> Asking<'_> {
+        Asking { facts: &self.facts, kept: self.kept.as_deref() }
+    }
+
     /// What `policy` gives it.
     pub(crate) fn grants(&self, policy: &PolicySnapshot) -> Arc<PeerGrants> {
         grants(policy, &self.facts, self.kept.as_deref())

@@ -211,7 +211,8 @@ pub(super) struct CheckArgs {
         gid=100 or group=dev         its group\n  \
         groups=dev:audio             its supplementary groups, by name or number; groups= for none\n  \
         exe=/usr/bin/gallery         the file that it runs\n  \
-        unit=gallery.service         the unit that it is in\n\
+        unit=gallery.service         the unit that it is in\n  \
+        keeps=gallery:notes          the capabilities that it keeps, if it narrows itself\n\
     or a connected peer, whose facts are known:\n  \
         pid=4242                     by its process\n  \
         connection=17                by its number, as whoami and denials tell it\n\n\

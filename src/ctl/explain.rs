@@ -17,7 +17,7 @@ use super::output::Output;
 use super::policy_files::{Named, Plugins, PolicyFiles};
 use super::time::utc;
 use crate::authority::load::PasswdFiles;
-use crate::authority::{Group, PeerQuestion};
+use crate::authority::{Asking, Group, PeerQuestion};
 use crate::error::BuildError;
 use crate::host::report::Report;
 use crate::plugins::core::explain::{CallQuestion, explain_call};
@@ -95,7 +95,8 @@ fn offline(
         return Err(Failure::Usage(text.to_owned()));
     }
     let facts = peer.facts(&users).map_err(|error| Failure::Usage(format!("--peer: {error}")))?;
-    let explained = explain_call(&daemon.policy, &daemon.commands, &facts, question);
+    let who = Asking { facts: &facts, kept: peer.keeps.as_deref() };
+    let explained = explain_call(&daemon.policy, &daemon.commands, who, question);
     explained.map(|explanation| Ok(explanation.to_json())).map_err(Failure::Usage)
 }
 
@@ -176,11 +177,15 @@ pub(super) fn peer(text: &str) -> Result<PeerQuestion, String> {
             }
             "exe" => peer.exe = Some(value.into()),
             "unit" => peer.unit = Some(value.to_owned()),
+            "keeps" => {
+                peer.keeps =
+                    Some(value.split(':').filter(|name| !name.is_empty()).map(str::to_owned).collect());
+            }
             "pid" => peer.pid = Some(number(key, value)?),
             "connection" => peer.connection = Some(number(key, value)?),
             _ => {
                 return Err(format!(
-                    "unknown {key:?}: a peer is uid, user, gid, groups, exe, unit, pid or connection"
+                    "unknown {key:?}: a peer is uid, user, gid, groups, exe, unit, keeps, pid or connection"
                 ));
             }
         }

@@ -163,6 +163,28 @@ fn denials_to_come_are_followed() {
 }
 
 #[test]
+fn what_a_peer_gave_up_is_told() {
+    let daemon = Daemon::start();
+    std::fs::write(daemon.shared().join("a"), "x").expect("written");
+    let path = format!("path={}/a", daemon.shared().display());
+    let error = daemon.ctl(&["-j", "--narrow", "operate", "call", "fs.read_file", &path]).expect(3).error();
+    let id = error["decision"].as_str().expect("a denial has an id");
+    let object = daemon.ctl(&["-j", "explain", id]).expect(0).objects().remove(0);
+    assert_eq!(object["peer"]["keeps"], json!(["operate"]));
+    assert!(
+        object["reasons"][0].as_str().expect("text").contains("capability \"dev\" allows it"),
+        "{object}"
+    );
+    assert!(object["would_be_allowed_by"].is_null() && object["advice"].is_string(), "{object}");
+    assert_eq!(daemon.ctl(&["-j", "denials"]).expect(0).objects()[0]["peer"]["keeps"], json!(["operate"]));
+    let peer = format!("uid={},keeps=operate", uid());
+    daemon.ctl(&["explain", "--peer", &peer, "fs.read_file", &path]).expect(3);
+    daemon.ctl(&["explain", "--peer", &peer, "core.ping"]).expect(0);
+    // Asked about oneself, it is the connection as it is.
+    daemon.ctl(&["--narrow", "operate", "explain", "fs.read_file", &path]).expect(3);
+}
+
+#[test]
 fn only_operators_ask() {
     let daemon = Daemon::start();
     let listed = daemon.ctl(&["-j", "describe", "core.explain"]).expect(0).objects();

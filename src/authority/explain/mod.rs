@@ -30,11 +30,27 @@ pub enum RefusalCode {
     NotFound,
 }
 
+/// Whose call is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// What is known of the peer.
+    pub facts: &'a PeerFacts,
+    /// The capabilities that it keeps, if it narrowed itself.
+    pub kept: Option<&'a [String]>,
+}
+
+impl<'a> From<&'a PeerFacts> for Asking<'a> {
+    fn from(facts: &'a PeerFacts) -> Self {
+        Asking { facts, kept: None }
+    }
+}
+
 /// A verdict with its reasons, for the operator. Displays as the lines of a log.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     command: String,
     facts: PeerFacts,
+    kept: Option<Vec<String>>,
     argument: Option<Judged>,
     allowed: bool,
     reasons: Vec<String>,
@@ -97,10 +113,12 @@ impl Explanation {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let file = self.would_be_allowed_by().map(|(file, toml)| json!({ "file": file, "toml": toml }));
+        let mut peer = self.facts.to_json();
+        peer["keeps"] = json!(self.kept);
         json!({
             "allowed": self.allowed,
             "command": self.command,
-            "peer": self.facts.to_json(),
+            "peer": peer,
             "argument": self.argument.as_ref().map(Judged::to_json),
             "reasons": self.reasons,
             "would_be_allowed_by": file,

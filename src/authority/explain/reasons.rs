@@ -8,7 +8,7 @@ use invoked_proto::name::CommandName;
 use serde_json::Value;
 
 use super::argument::{Judged, ScopeRefusal, shown, shown_value};
-use super::{Explanation, Refusal, RefusalCode, Remedy};
+use super::{Asking, Explanation, Refusal, RefusalCode, Remedy};
 use crate::authority::embedded::quoted;
 use crate::authority::grants::{Denial, Grant, PeerGrants, Verdict};
 use crate::authority::matcher::Matcher;
@@ -52,34 +52,38 @@ impl PolicySnapshot {
     }
 
     /// Why `command` is, or would be, allowed or denied. `argument` is what the command's scope judges; without it, or
-    /// where it isn't a path, only the command itself is judged.
+    /// where it is of a kind that only the command knows, only the command itself is judged.
     #[must_use]
-    pub fn explain(&self, facts: &PeerFacts, command: &str, argument: Option<&Value>) -> Explanation {
+    pub fn explain<'a>(
+        &self,
+        who: impl Into<Asking<'a>>,
+        command: &str,
+        argument: Option<&Value>,
+    ) -> Explanation {
+        let who: Asking<'_> = who.into();
+        let facts = who.facts;
         if let Some(why) = facts.unmatchable() {
             let reason = format!("no rule may match this peer, not even everyone: {why}");
-            return self.denial(facts, command, vec![reason], Remedy::None);
+            return self.denial(&who, command, vec![reason], Remedy::None);
         }
         let Some(name) = self.registry.command(command) else {
             let near = self.registry.nearest_command(command);
             let help = near.map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
             let reason = format!("no manifest has a command of this name{help}");
-            return self.denial(facts, command, vec![reason], Remedy::None);
+            return self.denial(&who, command, vec![reason], Remedy::None);
         };
-        let grants = self.peer(facts);
+        let grants = self.asked(&who);
         match grants.authorize(command) {
             Verdict::Allow(grant) => {
                 let verdict = argument.and_then(|argument| self.judge(grant, argument));
                 match (verdict, argument) {
                     (Some(ScopeVerdict::Denied(denial)), Some(argument)) => {
                         let argument = Judged::new(argument);
-                        self.explain_scope(
-                            facts,
-                            &ScopeRefusal { grant: Arc::clone(grant), denial, argument },
-                        )
+                        self.explain_scope(who, &ScopeRefusal { grant: Arc::clone(grant), denial, argument })
                     }
                     (verdict, argument) => {
                         let judged = argument.filter(|_| verdict.is_some()).map(Judged::new);
-                        self.allowance(facts, grant, judged)
+                        self.allowance(&who, grant, judged)
                     }
                 }
             }
@@ -89,10 +93,11 @@ impl PolicySnapshot {
                     by.capability, by.permission, by.location
                 );
                 let advice = "would be allowed by nothing that is added: take that line away, or this peer out of that capability";
-                self.denial(facts, command, vec![reason], Remedy::Advice(advice.to_owned()))
+                self.denial(&who, command, vec![reason], Remedy::Advice(advice.to_owned()))
             }
             Verdict::Deny(Denial::NoRule) => {
-                let remedy = match self.waiting_scope(&grants, name) {
+                let waiting = self.waiting_scope(&grants, name);
+                let remedy = match waiting {
                     Some(scope) => Remedy::Advice(format!(
                         "no entry would allow this call alone: with the command, the peer would get all that \"{}\" ({}) \
                          allows",
@@ -101,7 +106,11 @@ impl PolicySnapshot {
                     )),
                     None => self.remedy(facts, name, argument),
                 };
-                let denial = self.denial(facts, command, self.nearest(facts, name), remedy);
+                let (reasons, remedy) = match who.kept {
+                    Some(kept) => (self.given_up(facts, name, kept), only_kept(kept)),
+                    None => (self.nearest(facts, name), remedy),
+                };
+                let denial = self.denial(&who, command, reasons, remedy);
                 Explanation { argument: argument.map(Judged::new), ..denial }
             }
         }
@@ -121,7 +130,8 @@ impl PolicySnapshot {
 
     /// Why the scopes of a grant refused an argument.
     #[must_use]
-    pub fn explain_scope(&self, facts: &PeerFacts, refusal: &ScopeRefusal) -> Explanation {
+    pub fn explain_scope<'a>(&self, who: impl Into<Asking<'a>>, refusal: &ScopeRefusal) -> Explanation {
+        let who: Asking<'_> = who.into();
         let ScopeRefusal { grant, denial, argument } = refusal;
         let command = grant.command();
         let what = format!("{}{}", if self.is_path_scoped(command) { "path " } else { "" }, argument.shown());
@@ -140,11 +150,17 @@ impl PolicySnapshot {
                 (vec![reason], Remedy::Advice(advice.to_owned()))
             }
             ScopeDenial::NoneMatches => {
-                let reasons = self.unmatched(grant, argument, &what);
-                (reasons, self.remedy(facts, command, argument.whole()))
+                let mut reasons = self.unmatched(grant, argument, &what);
+                match who.kept {
+                    None => (reasons, self.remedy(who.facts, command, argument.whole())),
+                    Some(kept) => {
+                        reasons.push(keeps_only(kept));
+                        (reasons, only_kept(kept))
+                    }
+                }
             }
         };
-        let denial = self.denial(facts, command.as_str(), reasons, remedy);
+        let denial = self.denial(&who, command.as_str(), reasons, remedy);
         Explanation { argument: Some(argument.clone()), ..denial }
     }
 
@@ -180,10 +196,11 @@ impl PolicySnapshot {
             && self.registry.is_scoped(command.as_str())
     }
 
-    fn denial(&self, facts: &PeerFacts, command: &str, reasons: Vec<String>, remedy: Remedy) -> Explanation {
+    fn denial(&self, who: &Asking<'_>, command: &str, reasons: Vec<String>, remedy: Remedy) -> Explanation {
         Explanation {
             command: shown(command),
-            facts: facts.clone(),
+            facts: who.facts.clone(),
+            kept: who.kept.map(<[String]>::to_vec),
             argument: None,
             allowed: false,
             reasons,
@@ -193,22 +210,31 @@ impl PolicySnapshot {
         }
     }
 
-    fn allowance(&self, facts: &PeerFacts, grant: &Grant, argument: Option<Judged>) -> Explanation {
-        let by = |scope: &Arc<GrantScope>| {
-            format!(
-                "capability \"{}\" allows it with \"{}\" ({})",
-                scope.capability(),
-                scope.permission(),
-                scope.location()
-            )
-        };
-        let mut reasons: Vec<String> = grant.scopes().iter().take(NAMED).map(by).collect();
-        more(&mut reasons, grant.scopes().len(), "capabilities");
+    fn allowance(&self, who: &Asking<'_>, grant: &Grant, argument: Option<Judged>) -> Explanation {
+        let mut reasons = allowing(grant);
         if grant.is_scoped() && argument.is_none() {
             reasons.push("its scope decides on the arguments, of which none was judged here".to_owned());
         }
-        let denial = self.denial(facts, grant.command().as_str(), reasons, Remedy::None);
+        let denial = self.denial(who, grant.command().as_str(), reasons, Remedy::None);
         Explanation { allowed: true, argument, ..denial }
+    }
+
+    /// What a policy gives whoever is asked about.
+    pub(crate) fn asked(&self, who: &Asking<'_>) -> Arc<PeerGrants> {
+        match who.kept {
+            None => self.peer(who.facts),
+            Some(kept) => self.peer_narrowed(who.facts, kept).grants,
+        }
+    }
+
+    /// Why a peer that keeps some capabilities may not call `command`: because it gave up the others, or it never could.
+    fn given_up(&self, facts: &PeerFacts, command: &CommandName, kept: &[String]) -> Vec<String> {
+        let mut reasons = match self.peer(facts).authorize(command.as_str()) {
+            Verdict::Allow(grant) => allowing(grant),
+            Verdict::Deny(_) => self.nearest(facts, command),
+        };
+        reasons.push(keeps_only(kept));
+        reasons
     }
 
     /// The capabilities that come nearest to allowing `command`: those that allow it to others, and those that match
@@ -288,8 +314,8 @@ impl PolicySnapshot {
         Remedy::File {
             name: format!("{identifier}.toml"),
             text: format!(
-                "identifier = \"{identifier}\"\npeers = [\"uid:{}\"]\n{calls}permissions = [{permission}]{note}\n",
-                facts.uid
+                "identifier = \"{identifier}\"\npeers = [{}]\n{calls}permissions = [{permission}]{note}\n",
+                matcher(facts)
             ),
         }
     }
@@ -307,6 +333,52 @@ impl PolicySnapshot {
         let loads = |value: &Value| kind.check(value, ScopeRole::Allow, &ScopeContext::for_shipped()).is_ok();
         value.filter(|value| loads(&Value::from(value.as_str())))
     }
+}
+
+/// The narrowest matcher of a peer that can be written. What is known of its process was asked by a rule, so that rules may
+/// ask it here.
+fn matcher(facts: &PeerFacts) -> String {
+    let exe = facts.executable.known().and_then(|path| path.to_str()).map(PathScope::escape);
+    let unit = facts.unit.known().map(|unit| GlobScope::escape(unit));
+    if exe.is_none() && unit.is_none() {
+        return format!("\"uid:{}\"", facts.uid);
+    }
+    let mut text = format!("{{ uid = {}", facts.uid);
+    for (key, value) in [("exe", exe), ("unit", unit)] {
+        text.extend(value.map(|value| format!(", {key} = {}", quoted(value))));
+    }
+    text + " }"
+}
+
+/// What allows a command.
+fn allowing(grant: &Grant) -> Vec<String> {
+    let by = |scope: &Arc<GrantScope>| {
+        let (capability, permission) = (scope.capability(), scope.permission());
+        format!("capability \"{capability}\" allows it with \"{permission}\" ({})", scope.location())
+    };
+    // Of what a narrowed peer gave up, only denials are there.
+    let scopes: Vec<_> = grant.scopes().iter().filter(|scope| !scope.is_given_up()).collect();
+    let mut reasons: Vec<String> = scopes.iter().take(NAMED).map(|scope| by(scope)).collect();
+    more(&mut reasons, scopes.len(), "capabilities");
+    reasons
+}
+
+fn keeps_only(kept: &[String]) -> String {
+    match kept {
+        [] => "this peer gave up all capabilities when it connected".to_owned(),
+        kept => {
+            let names = kept.iter().map(|name| format!("\"{}\"", shown(name)));
+            format!("this peer gave up all capabilities but {} when it connected", some_of(names))
+        }
+    }
+}
+
+/// A file that is added would give a narrowed peer nothing.
+fn only_kept(kept: &[String]) -> Remedy {
+    let what = if kept.is_empty() { "nothing" } else { "no others" };
+    Remedy::Advice(format!(
+        "would be allowed by nothing that is added: the peer keeps {what} for as long as it is connected"
+    ))
 }
 
 /// The first entry of a capability that allows `command`. Many capabilities hold the same permission, so what one of them

@@ -12,6 +12,7 @@ mod narrowing;
 mod permissions;
 mod processes;
 mod properties;
+mod proposals;
 mod reference;
 mod schemas;
 mod scopes;

@@ -13,10 +13,9 @@ use serde_json::{Map, Value, json};
 use super::{answered, handle};
 use crate::authority::load::PasswdFiles;
 use crate::authority::{
-    Connected, Explanation, Judged, PeerFacts, PeerQuestion, PolicySnapshot, ScopeDenial, ScopeRefusal,
-    Verdict,
+    Asking, Connected, Explanation, Judged, PeerQuestion, PolicySnapshot, ScopeDenial, ScopeRefusal, Verdict,
 };
-use crate::broker::{Broker, Decision, DecisionId};
+use crate::broker::{Broker, Decision, DecisionId, Holder};
 use crate::commands::CommandTable;
 use crate::ipc::{
     CommandArg, CommandItem, Fault, InvokeError, InvokeMessage, Outcome, PeerId, Response, ScopeQuestion,
@@ -33,7 +32,7 @@ pub(crate) struct CallQuestion {
     pub(crate) arguments: Option<Map<String, Value>>,
 }
 
-/// Why a call of a peer with these facts is, or would be, allowed or denied under `policy`. May block: commands look at what
+/// Why a call of a peer is, or would be, allowed or denied under `policy`. May block: commands look at what
 /// their arguments name.
 ///
 /// # Errors
@@ -41,7 +40,7 @@ pub(crate) struct CallQuestion {
 pub(crate) fn explain_call(
     policy: &PolicySnapshot,
     commands: &CommandTable,
-    facts: &PeerFacts,
+    who: Asking<'_>,
     question: &CallQuestion,
 ) -> Result<Explanation, String> {
     let name =
@@ -55,14 +54,14 @@ pub(crate) fn explain_call(
         _ => None,
     };
     Ok(match asked {
-        None => policy.explain(facts, name, None),
-        Some(ScopeQuestion::Judge(value)) => policy.explain(facts, name, Some(&value)),
-        Some(ScopeQuestion::Refuse(value, error)) => match policy.peer(facts).authorize(name) {
-            Verdict::Deny(_) => policy.explain(facts, name, None),
+        None => policy.explain(who, name, None),
+        Some(ScopeQuestion::Judge(value)) => policy.explain(who, name, Some(&value)),
+        Some(ScopeQuestion::Refuse(value, error)) => match policy.asked(&who).authorize(name) {
+            Verdict::Deny(_) => policy.explain(who, name, None),
             Verdict::Allow(grant) => {
                 let (grant, denial) = (Arc::clone(grant), ScopeDenial::Input(error));
                 let argument = Judged::new(&value);
-                policy.explain_scope(facts, &ScopeRefusal { grant, denial, argument })
+                policy.explain_scope(who, &ScopeRefusal { grant, denial, argument })
             }
         },
     })
@@ -111,21 +110,22 @@ async fn explain_question(message: &InvokeMessage, peer: PeerQuestion, question:
     let daemon = handle(message)?;
     let found = daemon.ask(move |hub| {
         hub.with_broker(|broker| {
-            let known = connected.map(|connected| connected_facts(broker, connected)).transpose()?;
+            let known = connected.map(|connected| connected_peer(broker, connected)).transpose()?;
             Ok::<_, String>((Arc::clone(broker.policy()), Arc::clone(broker.commands()), known))
         })
     });
     let (policy, commands, known) =
         answered(found.await)?.map_err(|text| Fault::refusal(ErrorCode::NotFound, text))?;
     let explained = tokio::task::spawn_blocking(move || {
-        let facts = match known {
-            Some(facts) => facts,
+        let holder = match known {
+            Some(holder) => holder,
             None => {
                 let users = PasswdFiles::system().map_err(|error| error.to_string())?;
-                Arc::new(peer.facts(&users).map_err(|error| format!("peer: {error}"))?)
+                let facts = peer.facts(&users).map_err(|error| format!("peer: {error}"))?;
+                Holder { facts: Arc::new(facts), kept: peer.keeps.map(Arc::from) }
             }
         };
-        explain_call(&policy, &commands, &facts, &question).map(|explanation| explanation.to_json())
+        explain_call(&policy, &commands, holder.asking(), &question).map(|explanation| explanation.to_json())
     });
     let stopped = |_| Fault::new(ErrorCode::Internal, "the explanation was not finished");
     let answer =
@@ -133,7 +133,7 @@ async fn explain_question(message: &InvokeMessage, peer: PeerQuestion, question:
     Ok(Response::json(&answer)?)
 }
 
-fn connected_facts(broker: &Broker, connected: Connected) -> Result<Arc<PeerFacts>, String> {
+fn connected_peer(broker: &Broker, connected: Connected) -> Result<Holder, String> {
     let (id, missing) = match connected {
         Connected::Connection(id) => (Some(PeerId(id)), format!("no peer has the connection {id}")),
         // Of several the latest: what a process was when it connected first may be past.
@@ -141,8 +141,8 @@ fn connected_facts(broker: &Broker, connected: Connected) -> Result<Arc<PeerFact
             (broker.peers_of_process(pid).pop(), format!("no connected peer has the process id {pid}"))
         }
     };
-    let facts = id.and_then(|id| broker.facts(id)).map(Arc::clone);
-    facts.ok_or_else(|| format!("{missing}; one that is not connected is named by its uid"))
+    let holder = id.and_then(|id| broker.holder(id));
+    holder.ok_or_else(|| format!("{missing}; one that is not connected is named by its uid"))
 }
 
 /// What `denials` is asked for.
@@ -207,10 +207,11 @@ fn listed(hub: &crate::session::Hub, wanted: Wanted) -> Listed {
                 "sequence": decision.sequence,
                 "decision": decision.id.to_string(),
                 "command": decision.command.as_str(),
-                "peer": decision.facts.to_json(),
+                "peer": decision.holder.facts.to_json(),
                 "argument": decision.argument.as_ref().map(Judged::to_json),
                 "revision": decision.revision,
             });
+            listed["peer"]["keeps"] = json!(decision.holder.kept.as_deref());
             add(&mut listed, facts_of(decision));
             listed
         });
