@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use invoked::ipc::{CancellationToken, Channel, Request, SendError, State};
+use invoked::ipc::{CancellationToken, Channel, Request, State};
 use invoked::plugin::{self, Plugin};
 use invoked::transport::{Access, Listener};
 use invoked::{command, generate_handler};
@@ -43,7 +43,7 @@ async fn idle(cancelled: CancellationToken) {
 
 /// Counts down, and tells each number as it comes.
 #[command]
-fn count_down(from: u32, on_number: Channel<u32>) -> Result<(), SendError> {
+fn count_down(from: u32, on_number: Channel<u32>) -> invoked::Result<()> {
     (0..=from).rev().try_for_each(|number| on_number.send(number))
 }
 

@@ -92,6 +92,9 @@ pub enum Error {
     /// The framework refused or could not do something.
     #[error(transparent)]
     Fault(#[from] crate::ipc::Fault),
+    /// An item could not be sent on a channel.
+    #[error(transparent)]
+    Channel(#[from] crate::ipc::SendError),
     /// The environment doesn't tell where this directory is.
     #[error("where {0} is can't be told from the environment")]
     UnknownPath(&'static str),

@@ -68,15 +68,16 @@ struct Job {
 #[command]
 fn nested(job: Job, request: Request<'_>) -> Result<(), Fault> {
     let channel: Channel<String> = job.on_done.channel_on(request)?;
-    channel.send(job.name).map_err(Fault::from)?;
+    channel.try_send(job.name).map_err(Fault::from)?;
     channel.close(Err(Fault::new(ErrorCode::Aborted, "enough")));
-    assert_eq!(channel.send(String::new()), Err(SendError::Closed { code: ErrorCode::Aborted }));
+    let closed = channel.send(String::new());
+    assert!(matches!(closed, Err(tauri::Error::Channel(error)) if error.is_closed()));
     Ok(())
 }
 
 #[command(inline)]
 fn full(to: Channel<Vec<u8>>) -> usize {
-    (0..).find(|_| to.send(vec![0; 1000]) == Err(SendError::Full)).unwrap()
+    (0..).find(|_| matches!(to.send(vec![0; 1000]), Err(tauri::Error::Channel(SendError::Full)))).unwrap()
 }
 
 /// Tells when the caller has gone.

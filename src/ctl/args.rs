@@ -148,6 +148,10 @@ pub(super) struct CallArgs {
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = "30s")]
     pub(super) timeout: Timeout,
 
+    /// Open a channel, name it in the argument KEY, and print what comes on it; may be given more than once
+    #[arg(long, value_name = "KEY", conflicts_with = "raw")]
+    pub(super) channel: Vec<String>,
+
     /// Send the bytes of a file as an attachment; may be given more than once
     #[arg(long, value_name = "FILE")]
     pub(super) attach: Vec<PathBuf>,

@@ -10,11 +10,12 @@ use super::arguments::{Payload, PayloadBody, payload};
 use super::connection::{connect_within, prefix};
 use super::delivery::{deliver, keep_attachments};
 use super::failure::Failure;
+use super::items::{Ended, open, send, with_channels};
 use super::output::Output;
 
 pub(super) fn run(global: &Global, args: &CallArgs, output: &Output) -> Result<(), Failure> {
     let Payload { body, attachments, texts, keys } =
-        payload(&args.arguments, args.raw.as_deref(), &args.attach)?;
+        payload(&with_channels(&args.arguments, &args.channel), args.raw.as_deref(), &args.attach)?;
     let name = canonical(&args.name)?;
     let client = connect_within(global, args.timeout.for_connecting())?;
     let call = attachments.into_iter().fold(client.call(name.as_str()), Call::attach);
@@ -28,8 +29,14 @@ pub(super) fn run(global: &Global, args: &CallArgs, output: &Output) -> Result<(
         Timeout::After(timeout) => call.timeout(timeout),
         Timeout::Never => call.no_timeout(),
     };
-    match call.send() {
-        Ok(reply) => deliver(&reply, args.output.as_deref(), output),
+    let (call, channels) = open(call, &args.channel);
+    let Ended { outcome, items } = if channels.is_empty() {
+        Ended { outcome: call.send(), items: Ok(()) }
+    } else {
+        send(call, channels, output)
+    };
+    match outcome {
+        Ok(reply) => deliver(&reply, args.output.as_deref(), output).and(items),
         Err(error) => {
             let hint = hint(&error, &client, name.as_str(), &texts, &keys, global);
             let kept = keep_attachments(error.attachments(), args.output.as_deref(), output);

@@ -18,8 +18,10 @@ use super::output::{Output, Sink, write};
 pub(super) fn deliver(reply: &Reply, file: Option<&Path>, output: &Output) -> Result<(), Failure> {
     match file.filter(|file| *file != Path::new("-")) {
         Some(file) => save(reply, file, output),
-        None if output.is_json() => output.object(&object(reply)),
-        None => show(reply, output),
+        None if output.is_json() => {
+            output.object(&Value::Object(fields("result", reply.body(), reply.attachments())))
+        }
+        None => show(reply.body(), reply.attachments(), output),
     }
 }
 
@@ -28,23 +30,23 @@ pub(super) fn raw(bytes: &[u8]) -> Value {
     json!({ "bytes": bytes.len(), "base64": base64(bytes) })
 }
 
-/// The result as one object: `result` or `raw`, and `attachments` if there are any.
-fn object(reply: &Reply) -> Value {
+/// A message as one object: its JSON under `name`, or `raw`, and `attachments` if there are any.
+pub(super) fn fields(name: &str, body: &Body, attachments: &[Bytes]) -> Map<String, Value> {
     let mut object = Map::new();
-    match reply.body() {
-        Body::None => drop(object.insert("result".to_owned(), Value::Null)),
+    match body {
+        Body::None => drop(object.insert(name.to_owned(), Value::Null)),
         Body::Json(json) => match serde_json::from_slice::<Value>(json) {
-            Ok(value) => drop(object.insert("result".to_owned(), value)),
+            Ok(value) => drop(object.insert(name.to_owned(), value)),
             // Not what its codec says; the bytes are all there is to give.
             Err(_) => drop(object.insert("raw".to_owned(), raw(json))),
         },
         Body::Raw(bytes) => drop(object.insert("raw".to_owned(), raw(bytes))),
     }
-    if !reply.attachments().is_empty() {
-        let attachments = reply.attachments().iter().map(|bytes| raw(bytes)).collect();
+    if !attachments.is_empty() {
+        let attachments = attachments.iter().map(|bytes| raw(bytes)).collect();
         object.insert("attachments".to_owned(), Value::Array(attachments));
     }
-    Value::Object(object)
+    object
 }
 
 /// What of a body goes to standard output.
@@ -68,15 +70,16 @@ impl<'a> Printed<'a> {
     }
 }
 
-fn show(reply: &Reply, output: &Output) -> Result<(), Failure> {
-    match Printed::of(reply.body(), output.sink()) {
+/// Prints a message for people.
+pub(super) fn show(body: &Body, attachments: &[Bytes], output: &Output) -> Result<(), Failure> {
+    match Printed::of(body, output.sink()) {
         Printed::Nothing => {}
         Printed::Json(json) => output.json(json)?,
         Printed::Bytes(bytes) => write(bytes)?,
         Printed::Kept(len) => output.note(&kept_from_terminal(len)),
     }
-    if !reply.attachments().is_empty() {
-        output.note(&and_attachments(reply.attachments().iter()));
+    if !attachments.is_empty() {
+        output.note(&and_attachments(attachments.iter()));
     }
     Ok(())
 }

@@ -80,8 +80,10 @@ impl Described {
 impl Argument {
     fn sample(&self) -> String {
         let key = &self.key;
-        let kind = self.kind.rsplit("::").next().unwrap_or(&self.kind).trim_start_matches('&');
+        let kind = self.kind.split('<').next().unwrap_or(&self.kind);
+        let kind = kind.rsplit("::").next().unwrap_or(kind).trim_start_matches('&');
         match kind {
+            "Channel" => format!("--channel {key}"),
             "String" | "str" | "PathBuf" | "Path" | "char" if key == "path" => format!("{key}=$PWD/FILE"),
             "String" | "str" | "PathBuf" | "Path" | "char" => format!("{key}=TEXT"),
             "Raw" => format!("{key}@FILE"),
@@ -117,6 +119,7 @@ mod tests {
                 argument("tags", "Vec<String>", false),
                 argument("picture", "invoked::ipc::Raw", false),
                 argument("index", "Option<u32>", true),
+                argument("onEvent", "tauri::ipc::Channel<my::Event>", false),
             ],
             body: "arguments".to_owned(),
             runs: "inline".to_owned(),
@@ -124,7 +127,7 @@ mod tests {
             permission: "x:allow-y".to_owned(),
         };
         let text = described.for_people("invokectl -a unix:/s");
-        let line = "invokectl -a unix:/s call x.y path=$PWD/FILE name=TEXT len:=64 wide:=true tags:=JSON picture@FILE";
+        let line = "invokectl -a unix:/s call x.y path=$PWD/FILE name=TEXT len:=64 wide:=true tags:=JSON picture@FILE --channel onEvent";
         assert_eq!(text.lines().last(), Some(line));
         assert!(text.contains("index: Option<u32>, optional"));
         assert!(text.contains("permission  x:allow-y; its scope"));

@@ -17,6 +17,7 @@ mod doctor;
 mod explain;
 mod failure;
 mod interrupt;
+mod items;
 mod json;
 mod list;
 mod output;

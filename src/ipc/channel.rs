@@ -23,6 +23,7 @@ use pipe::Refused;
 pub(crate) use pipe::{End, Pipe, PipeId, Ready};
 
 use super::argument::{CommandArg, CommandItem};
+use super::body::InvokeResponseBody;
 use super::error::{Fault, InvokeError};
 use super::response::{IpcResponse, Response};
 use super::runtime::Runtime;
@@ -43,14 +44,14 @@ const PLACEHOLDER: &str = "__CHANNEL__:";
 ///
 /// ```
 /// use invoked::command;
-/// use invoked::ipc::{Channel, SendError};
+/// use invoked::ipc::Channel;
 ///
 /// #[command]
-/// fn count(to: u32, on_number: Channel<u32>) -> Result<(), SendError> {
+/// fn count(to: u32, on_number: Channel<u32>) -> invoked::Result<()> {
 ///     (1..=to).try_for_each(|number| on_number.send(number))
 /// }
 /// ```
-pub struct Channel<T = Response> {
+pub struct Channel<T = InvokeResponseBody> {
     index: u32,
     end: Arc<SendingEnd>,
     // A function, so that a channel goes where its items may not, and takes items that borrow for a shorter time.
@@ -134,23 +135,24 @@ impl<T> Channel<T> {
     /// [`SendError::Full`].
     ///
     /// # Errors
-    /// [`SendError::Closed`] once the channel has ended; [`SendError::Item`] if the item can not be written.
+    /// [`Error::Channel`](crate::Error::Channel) with [`SendError::Closed`] once the channel has ended, with
+    /// [`SendError::Item`] if the item can not be written.
     ///
     /// # Panics
     /// Where `block_in_place` does: in a `LocalSet` of a runtime with several threads.
-    pub fn send(&self, item: T) -> Result<(), SendError>
+    pub fn send(&self, item: T) -> crate::Result<()>
     where
         T: IpcResponse,
     {
         let message = match self.end.0.push(written(item)?) {
             Ok(()) => return Ok(()),
-            Err(Refused::Closed(code)) => return Err(SendError::Closed { code }),
+            Err(Refused::Closed(code)) => return Err(SendError::Closed { code }.into()),
             Err(Refused::Full(message)) => message,
         };
         if is_loop() {
-            return Err(SendError::Full);
+            return Err(SendError::Full.into());
         }
-        let push = || self.end.0.push_blocking(message).map_err(|code| SendError::Closed { code });
+        let push = || Ok(self.end.0.push_blocking(message).map_err(|code| SendError::Closed { code })?);
         match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
             Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(push),
             _ => push(),
@@ -161,7 +163,7 @@ impl<T> Channel<T> {
     /// it is ready is not sent.
     ///
     /// # Errors
-    /// As [`send`](Self::send), never `Full`.
+    /// [`SendError::Closed`] and [`SendError::Item`], as [`send`](Self::send).
     pub async fn send_async(&self, item: T) -> Result<(), SendError>
     where
         T: IpcResponse,
@@ -173,7 +175,7 @@ impl<T> Channel<T> {
     /// Sends an item if that needs no waiting.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and [`SendError::Full`] while too much waits for the caller.
+    /// As [`send_async`](Self::send_async), and [`SendError::Full`] while too much waits for the caller.
     pub fn try_send(&self, item: T) -> Result<(), SendError>
     where
         T: IpcResponse,

@@ -86,6 +86,7 @@ impl From<crate::Error> for InvokeError {
     fn from(error: crate::Error) -> Self {
         match error {
             crate::Error::Fault(fault) => fault.into(),
+            crate::Error::Channel(error) => Fault::from(error).into(),
             other => InvokeError::from_error(other),
         }
     }

@@ -59,7 +59,7 @@ fn count(message: &InvokeMessage) -> Outcome {
     let item = zeros("count", "size", message)?;
     let to = Channel::<Response>::from_command(CommandItem { name: "count", key: "to", message })?;
     for _ in 0..items {
-        to.send(Response::new(item.clone())).map_err(Fault::from)?;
+        to.send(Response::new(item.clone())).map_err(InvokeError::from)?;
     }
     Ok(Response::json(&items)?)
 }

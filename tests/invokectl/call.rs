@@ -190,3 +190,33 @@ fn an_interrupt_ends_a_call_that_waits_with_130() {
     assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
     drop(connection);
 }
+
+#[test]
+fn items_of_channels_are_printed_as_they_come_and_the_result_behind_them() {
+    let daemon = Daemon::start();
+    let count = ["call", "bench.count", "items:=3", "size:=2", "--channel", "to"];
+    let ended = daemon.ctl(&count).expect(0);
+    assert_eq!(ended.stdout, b"\0\0\0\0\0\x003\n");
+    let json: Vec<&str> = count.into_iter().chain(["-j"]).collect();
+    let ended = daemon.ctl(&json).expect(0);
+    let item = "{\"channel\":\"to\",\"raw\":{\"base64\":\"AAA=\",\"bytes\":2}}\n";
+    assert_eq!(ended.text(), format!("{item}{item}{item}{{\"result\":3}}\n"));
+    // More than every buffer holds.
+    let ended =
+        daemon.ctl(&["call", "bench.count", "items:=1000", "size:=20000", "--channel", "to"]).expect(0);
+    assert_eq!(ended.stdout.len(), 1000 * 20_000 + "1000\n".len());
+    // The call's error is told once.
+    let ended = daemon.ctl(&["call", "bench.count", "items:=3", "size=x", "--channel", "to"]).expect(9);
+    assert_eq!(ended.stderr.matches("error:").count(), 1, "{}", ended.stderr);
+    let ended = daemon.ctl(&["call", "bench.count", "items:=3", "size:=2", "to=x"]).expect(9);
+    assert!(ended.stderr.contains("expected a channel"), "{}", ended.stderr);
+}
+
+#[test]
+fn describe_tells_of_channels() {
+    let daemon = Daemon::start();
+    let ended = daemon.ctl(&["describe", "bench.count"]).expect(0);
+    assert!(ended.text().contains("to: Channel\n"), "{}", ended.text());
+    let line = ended.text().lines().last().unwrap_or_default().to_owned();
+    assert!(line.ends_with("call bench.count items:=64 size:=64 --channel to"), "{line}");
+}
