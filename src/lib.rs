@@ -44,7 +44,10 @@ mod runner;
 mod session;
 
 pub use app::path;
-pub use app::{App, AppHandle, Emitter, Listener, Manager, PackageInfo, Webview, WebviewWindow, Window};
+pub use app::{
+    App, AppCall, AppHandle, Emitter, Listener, Manager, PackageInfo, Resource, ResourceId, ResourceTable,
+    Webview, WebviewWindow, Window,
+};
 pub use builder::{Builder, Named, Unnamed};
 pub use config::Config;
 pub use context::Context;

@@ -1018,6 +1018,8 @@ pub mod quotas {
     pub const ITEM_BYTES_PER_UID: u64 = 8_388_608;
     /// Denials that are kept to be explained; over it the uid that has the most of them loses its oldest.
     pub const DECISIONS: u64 = 1_000;
+    /// Values that commands hold for a connection, by number.
+    pub const RESOURCES_PER_CONNECTION: u64 = 1_024;
     /// core.reload.
     pub const RELOADS_PER_SECOND: u64 = 1;
 }
@@ -1067,6 +1069,11 @@ pub const QUOTAS: &[Quota] = &[
         name: "decisions",
         value: 1_000,
         doc: "Denials that are kept to be explained; over it the uid that has the most of them loses its oldest.",
+    },
+    Quota {
+        name: "resources_per_connection",
+        value: 1_024,
+        doc: "Values that commands hold for a connection, by number.",
     },
     Quota { name: "reloads_per_second", value: 1, doc: "core.reload." },
 ];

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use super::call::{Bus, Calling};
 use super::path::PathResolver;
+use super::resources::{Resources, SharedTable};
 use crate::authority::Instance;
 use crate::ipc::{InvokeResponder, Runtime, StateManager, Wry};
 
@@ -24,9 +26,6 @@ impl Default for PackageInfo {
     }
 }
 
-/// Stops the daemon.
-pub(crate) type Stop = Box<dyn Fn() + Send + Sync>;
-
 /// What all handles of one application share.
 pub(crate) struct Shared<R: Runtime> {
     pub(crate) state: StateManager,
@@ -34,8 +33,9 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) paths: PathResolver<R>,
     /// Who watches replies.
     responder: Option<Arc<InvokeResponder<R>>>,
+    pub(crate) resources: Resources,
     /// Set when the daemon runs.
-    stop: OnceLock<Stop>,
+    bus: OnceLock<Box<dyn Bus>>,
 }
 
 impl<R: Runtime> Shared<R> {
@@ -49,11 +49,15 @@ impl<R: Runtime> Shared<R> {
 /// A command takes it as an argument, and a setup hook is given one. [`Manager`](crate::Manager) has what it can do.
 pub struct AppHandle<R: Runtime = Wry> {
     shared: Arc<Shared<R>>,
+    /// The call whose command holds it.
+    calling: Option<Arc<Calling>>,
+    /// The resources of the peer that called; found when they are asked for.
+    table: OnceLock<SharedTable>,
 }
 
 impl<R: Runtime> Clone for AppHandle<R> {
     fn clone(&self) -> Self {
-        AppHandle { shared: Arc::clone(&self.shared) }
+        self.with_calling(self.calling.clone())
     }
 }
 
@@ -72,21 +76,45 @@ impl<R: Runtime> AppHandle<R> {
         responder: Option<Arc<InvokeResponder<R>>>,
     ) -> Self {
         let paths = PathResolver::new(&package.name, instance);
-        AppHandle { shared: Arc::new(Shared { state, package, paths, responder, stop: OnceLock::new() }) }
+        let (resources, bus) = (Resources::default(), OnceLock::new());
+        let shared = Shared { state, package, paths, responder, resources, bus };
+        AppHandle { shared: Arc::new(shared), calling: None, table: OnceLock::new() }
     }
 
     /// Lets open calls end, then stops the daemon. Returns at once, without effect before the daemon runs.
     ///
     /// The code is Tauri's; the daemon decides on its exit code itself.
     pub fn exit(&self, _code: i32) {
-        if let Some(stop) = self.shared.stop.get() {
-            stop();
+        if let Some(bus) = self.bus() {
+            bus.stop();
         }
     }
 
-    /// Says how the daemon is stopped; the first that is said holds.
-    pub(crate) fn stop_by(&self, stop: Stop) {
-        drop(self.shared.stop.set(stop));
+    /// Says what runs calls; the first that is said holds.
+    pub(crate) fn run_by(&self, bus: Box<dyn Bus>) {
+        drop(self.shared.bus.set(bus));
+    }
+
+    pub(super) fn bus(&self) -> Option<&dyn Bus> {
+        self.shared.bus.get().map(|bus| &**bus)
+    }
+
+    /// The same handle, of this call.
+    pub(crate) fn with_calling(&self, calling: Option<Arc<Calling>>) -> Self {
+        AppHandle { shared: Arc::clone(&self.shared), calling, table: OnceLock::new() }
+    }
+
+    pub(super) fn calling(&self) -> Option<&Arc<Calling>> {
+        self.calling.as_ref()
+    }
+
+    /// The resources of the peer that called, or the application's own.
+    pub(super) fn table(&self) -> &SharedTable {
+        let resources = &self.shared.resources;
+        match &self.calling {
+            None => resources.own(),
+            Some(calling) => self.table.get_or_init(|| resources.of(calling.peer.id)),
+        }
     }
 
     pub(crate) fn shared(&self) -> &Shared<R> {

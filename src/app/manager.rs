@@ -1,7 +1,10 @@
 //! What can be done with an application, by whatever names it.
 
+use std::sync::MutexGuard;
+
 use super::handle::{App, AppHandle, PackageInfo};
 use super::path::PathResolver;
+use super::resources::{ResourceTable, lock};
 use crate::ipc::{Runtime, State, StateManager};
 
 /// State, paths and facts of the application, for [`AppHandle`] and [`App`].
@@ -46,6 +49,12 @@ pub trait Manager<R: Runtime>: sealed::HasHandle<R> {
     /// The directories of the user and of the application.
     fn path(&self) -> &PathResolver<R> {
         &self.handle().shared().paths
+    }
+
+    /// The resources of the peer whose call this handle belongs to, or the application's own; locked while the answer lives.
+    /// Nothing that waits may be done meanwhile.
+    fn resources_table(&self) -> MutexGuard<'_, ResourceTable> {
+        lock(self.handle().table())
     }
 
     /// Name and version of the application.

@@ -12,8 +12,9 @@ use invoked_proto::Text;
 use invoked_proto::body::{Assembly, Message, inline_len};
 use invoked_proto::connection::More;
 use invoked_proto::metadata::{Call, ChannelDeclaration, Failure, HeaderField};
-use invoked_proto::registry::{Delivery, ErrorCode, limits};
+use invoked_proto::registry::{Delivery, ErrorCode, limits, tags};
 
+use super::local::is_local;
 use super::narrowing::Early;
 use super::output::{Observed, Output, Place, Run};
 use super::quota::{Charge, Resource};
@@ -68,6 +69,8 @@ struct Admitted {
     headers: Vec<HeaderField>,
     deadline: Option<Instant>,
     channels: Vec<ChannelDeclaration>,
+    /// How many calls stand above it.
+    depth: u8,
 }
 
 impl CallState {
@@ -78,20 +81,20 @@ impl CallState {
 }
 
 /// How a call ended at its caller.
-enum Ending {
+pub(super) enum Ending {
     Reply(Response),
     Fail(Box<Failed>),
 }
 
 /// An error on its way to the caller.
-struct Failed {
+pub(super) struct Failed {
     code: ErrorCode,
     failure: Failure,
     message: Message,
 }
 
 impl Ending {
-    fn framework(code: ErrorCode, message: &str, delivery: Delivery) -> Self {
+    pub(super) fn framework(code: ErrorCode, message: &str, delivery: Delivery) -> Self {
         Ending::fail(code, Failure::framework(code, message, delivery), Message::default())
     }
 
@@ -242,8 +245,12 @@ impl Broker {
     }
 
     /// Ends all calls of a peer that is gone.
-    pub(super) fn abandon_all(&mut self, now: Instant, state: PeerState) {
+    pub(super) fn abandon_all(&mut self, now: Instant, peer: PeerId, state: PeerState) {
         self.abandon_channels(&state);
+        for stream in state.local_streams() {
+            let text = "the caller on whose behalf it was made is gone";
+            self.answer(peer, stream, Ending::framework(ErrorCode::Unavailable, text, Delivery::Delivered));
+        }
         for id in state.calls.into_values() {
             // Nobody is there to be answered; the handlers are told, and charged until they end.
             self.stats.abandoned += 1;
@@ -292,7 +299,9 @@ impl Broker {
         let assembly = Assembly::begin(call.parts, payload)
             .map_err(|error| not_delivered(error.wire_code(), &error.to_string()))?;
         let (headers, channels) = (call.headers, call.channels);
-        let admitted = Admitted { command, grant, headers, deadline: Some(deadline), channels };
+        // A connection refuses the extension, so it is the daemon's own.
+        let depth = call.extensions.find(tags::DEPTH).and_then(|value| value.first().copied()).unwrap_or(0);
+        let admitted = Admitted { command, grant, headers, deadline: Some(deadline), channels, depth };
         Ok((admitted, assembly, slot, memory))
     }
 
@@ -364,6 +373,7 @@ impl Broker {
             peer,
             grant: admitted.grant,
             deadline: admitted.deadline,
+            depth: admitted.depth,
             stream,
             channels,
         };
@@ -431,8 +441,9 @@ impl Broker {
     }
 
     /// The one place from which a caller is answered.
-    fn answer(&mut self, peer: PeerId, stream: u64, ending: Ending) {
-        let ending = self.bound_reply(peer, ending);
+    pub(super) fn answer(&mut self, peer: PeerId, stream: u64, ending: Ending) {
+        // What goes nowhere but to the daemon's own code waits in no queue.
+        let ending = if is_local(stream) { ending } else { self.bound_reply(peer, ending) };
         match ending {
             Ending::Reply(Response { headers, message }) => {
                 self.stats.replies += 1;

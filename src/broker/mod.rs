@@ -8,6 +8,7 @@ mod calls;
 mod channels;
 mod decisions;
 mod denials;
+mod local;
 mod narrowing;
 mod output;
 mod quota;
@@ -29,6 +30,7 @@ use calls::CallState;
 use channels::{Channels, PeerChannels};
 pub(crate) use channels::{Served, serve};
 pub(crate) use decisions::{Decision, DecisionId, Decisions};
+pub(crate) use local::{LocalCall, is_local};
 use narrowing::Waiting;
 pub(crate) use narrowing::{Holder, Narrowing};
 pub(crate) use output::{Observed, Output, Place, Run};
@@ -87,6 +89,9 @@ pub(crate) struct Broker {
     /// The same peers in an order that a sweep can go on in.
     order: BTreeSet<PeerId>,
     next_peer: u64,
+    /// Peers that are none of the processes outside.
+    local_peers: usize,
+    next_local: u64,
     calls: Slots<CallState>,
     channels: Channels,
     deadlines: BTreeSet<(Instant, CallId)>,
@@ -130,6 +135,8 @@ struct PeerState {
     allowance: Allowance,
     _connection: Charge,
     standing: Standing,
+    /// Whether it is none of the processes outside.
+    is_local: bool,
     /// Bytes that wait for the peer to read them.
     unread: Charge,
     calls: HashMap<u64, CallId>,
@@ -150,6 +157,8 @@ impl Broker {
             peers: HashMap::new(),
             order: BTreeSet::new(),
             next_peer: 1,
+            local_peers: 0,
+            next_local: 0,
             calls: Slots::new(),
             channels: Channels::new(),
             deadlines: BTreeSet::new(),
@@ -181,10 +190,21 @@ impl Broker {
             self.stats.connections_refused += 1;
             return None;
         };
+        self.stats.connections += 1;
+        Some(self.add_peer(facts, grants, account, allowance, connection))
+    }
+
+    fn add_peer(
+        &mut self,
+        facts: PeerFacts,
+        grants: Arc<PeerGrants>,
+        account: Rc<Account>,
+        allowance: Allowance,
+        connection: Charge,
+    ) -> PeerId {
         let unread = account.charge_nothing(Resource::ReplyBytes);
         let id = PeerId(self.next_peer);
         self.next_peer += 1;
-        self.stats.connections += 1;
         let peer = Arc::new(Peer {
             id,
             uid: facts.uid,
@@ -204,20 +224,22 @@ impl Broker {
             allowance,
             _connection: connection,
             standing: Standing::Unknown,
+            is_local: false,
             unread,
             calls: HashMap::new(),
             channels: PeerChannels::new(),
         };
         self.peers.insert(id, state);
         self.order.insert(id);
-        Some(id)
+        id
     }
 
     /// The connection is gone.
     pub(crate) fn handle_loss(&mut self, now: Instant, id: PeerId) {
         self.order.remove(&id);
         if let Some(state) = self.peers.remove(&id) {
-            self.abandon_all(now, state);
+            self.local_peers -= usize::from(state.is_local);
+            self.abandon_all(now, id, state);
         }
     }
 
@@ -284,7 +306,7 @@ impl Broker {
     /// Counters and gauges.
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = self.stats.clone();
-        stats.peers = self.peers.len();
+        stats.peers = self.peers.len() - self.local_peers;
         stats.calls_in_flight = self.calls.len();
         stats.message_bytes = self.ledger.total(Resource::MessageBytes);
         stats.unread_bytes = self.ledger.total(Resource::ReplyBytes);

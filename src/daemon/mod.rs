@@ -5,6 +5,7 @@ mod authority;
 #[cfg(feature = "watch")]
 mod footprint;
 mod handle;
+mod local;
 mod policy_source;
 #[cfg(feature = "watch")]
 mod watch;
@@ -27,7 +28,8 @@ pub(crate) use policy_source::{PolicySource, SourceState};
 
 use crate::app::{AppHandle, Manager};
 use crate::async_runtime::Workers;
-use crate::authority::PolicySnapshot;
+use crate::authority::load::PasswdFiles;
+use crate::authority::{PeerFacts, PolicySnapshot};
 use crate::broker::{Broker, BrokerSettings};
 use crate::commands::CommandTable;
 use crate::config::Config;
@@ -150,8 +152,7 @@ impl Daemon {
     fn set_up(&mut self, handle: &DaemonHandle) -> Result<Workers, BuildError> {
         let workers = Workers::start(self.config.runtime.workers.get().into())
             .map_err(BuildError::io("starting the worker runtime"))?;
-        let stopped = handle.clone();
-        self.app.stop_by(Box::new(move || stopped.shutdown()));
+        self.app.run_by(Box::new(handle.clone()));
         self.app.manage(handle.clone());
         let _adopted = Workers::adopt_this_thread(workers.handle());
         let _entered = workers.handle().enter();
@@ -210,6 +211,7 @@ impl Daemon {
         let broker = Broker::new(settings, handle.in_force().begin(), self.commands);
         let slow = Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms);
         let hub = Rc::new(Hub::new(broker, runner, connection_settings(&self.config), slow));
+        hub.set_own_peer(hub.admit_local(own_facts(self.source.own_uid)));
         let listener = AsyncListener::new(listener).map_err(BuildError::io("watching the socket"))?;
         let admission = Rc::new(Admission::new(Rc::clone(&hub), &self.config));
         let accepting = tokio::task::spawn_local(accept(listener, admission));
@@ -234,6 +236,18 @@ impl Daemon {
         drain(&hub, &mut asks, grace).await;
         attending.shutdown().await;
         Ok(())
+    }
+}
+
+/// What the daemon is to itself.
+fn own_facts(uid: u32) -> PeerFacts {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let groups: Vec<u32> = groups.into_iter().map(|group| group.as_raw()).collect();
+    let facts = PeerFacts::new(uid, rustix::process::getegid().as_raw(), groups).with_pid(std::process::id());
+    match PasswdFiles::system() {
+        Ok(users) => facts.with_names(&users),
+        // Then $PEER_HOME has no value for the daemon's own calls.
+        Err(_) => facts,
     }
 }
 

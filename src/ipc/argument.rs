@@ -1,5 +1,7 @@
 //! How a call becomes the arguments of a function.
 
+use std::sync::Arc;
+
 use invoked_proto::registry::ErrorCode;
 use serde::Deserialize;
 
@@ -9,7 +11,7 @@ use super::invoke::{InvokeMessage, Request};
 use super::peer::{Origin, Peer};
 use super::runtime::{Runtime, Wry};
 use super::state::{State, StateManager};
-use crate::app::{AppHandle, Webview, WebviewWindow, Window};
+use crate::app::{AppHandle, Calling, Webview, WebviewWindow, Window};
 
 /// One argument of a command, as `#[command]` asks for it.
 ///
@@ -146,7 +148,14 @@ impl<'de, R: Runtime> CommandArg<'de, R> for &'de InvokeMessage<R> {
 
 impl<'de, R: Runtime> CommandArg<'de, R> for AppHandle<R> {
     fn from_command(item: CommandItem<'de, R>) -> Result<Self, InvokeError> {
-        Ok(item.message.app().clone())
+        let message = item.message;
+        let calling = Calling {
+            peer: Arc::clone(message.peer()),
+            deadline: message.deadline(),
+            depth: message.received().depth(),
+            cancellation: message.cancellation().clone(),
+        };
+        Ok(message.app().with_calling(Some(Arc::new(calling))))
     }
 }
 

@@ -32,6 +32,10 @@ impl InvokeError {
         ApplicationError { message: Body::Raw(bytes.into()).into() }.into()
     }
 
+    pub(crate) fn of_message(message: Message) -> Self {
+        ApplicationError { message }.into()
+    }
+
     /// An error whose body is the text of `error`, as a JSON string.
     pub fn from_error<E: std::error::Error>(error: E) -> Self {
         InvokeError::json(&error.to_string())

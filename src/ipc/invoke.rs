@@ -34,6 +34,8 @@ pub(crate) struct WireCall {
     pub(crate) peer: Arc<Peer>,
     pub(crate) grant: Arc<Grant>,
     pub(crate) deadline: Option<Instant>,
+    /// How many calls stand above this one.
+    pub(crate) depth: u8,
     /// The call's stream on its connection.
     pub(crate) stream: u64,
     /// The channels that the call declares and that were not taken; those left end with the call.
@@ -221,6 +223,11 @@ impl Received {
         let cancellation = cancellation.map(OnceLock::from).unwrap_or_default();
         let origin = Origin::Local(Arc::clone(&call.peer));
         Received { call, origin, headers, payload: OnceLock::new(), cancellation, arguments: OnceLock::new() }
+    }
+
+    /// How many calls stand above this one.
+    pub(super) fn depth(&self) -> u8 {
+        self.call.depth
     }
 
     fn body(&self) -> &Body {

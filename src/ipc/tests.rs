@@ -49,6 +49,7 @@ fn message(body: Body) -> InvokeMessage {
         peer: Arc::new(peer),
         grant: grant(),
         deadline: None,
+        depth: 0,
         stream: 3,
         channels: crate::ipc::DeclaredChannels::default(),
     };

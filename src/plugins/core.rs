@@ -4,6 +4,7 @@ use invoked_proto::registry::ErrorCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::app::{AppHandle, Manager, ResourceId};
 use crate::authority::{PermissionSet, Verdict};
 use crate::commands::RegisteredCommand;
 use crate::config::Config;
@@ -71,6 +72,9 @@ pub fn plugin(config: &Config) -> Plugin {
             Command::future("limits", move |message| limits_for(limits.clone(), message))
                 .docs("Tells the limits and quotas in force for the caller."),
             Command::future("reload", reload).docs("Reads the policy's files again, all or nothing."),
+            Command::blocking("close_resource", close_resource)
+                .docs("Closes what a command holds for this connection under the number `rid`.")
+                .argument(Argument { key: "rid", kind: "u32", optional: false }),
             Command::inline("shutdown", shutdown).docs("Lets open calls end, then stops the daemon."),
         ])
         .set(operate)
@@ -80,6 +84,7 @@ pub fn plugin(config: &Config) -> Plugin {
             "allow-whoami",
             "allow-discover",
             "allow-describe",
+            "allow-close-resource",
         ])
         .build()
 }
@@ -233,6 +238,16 @@ async fn reload(message: InvokeMessage) -> Outcome {
             Err(Fault::new(ErrorCode::Unavailable, error.to_string()).into())
         }
     }
+}
+
+/// Closes what a command holds for the caller's connection.
+fn close_resource(message: &InvokeMessage) -> Outcome {
+    let rid = ResourceId::from_command(CommandItem { name: "close_resource", key: "rid", message })?;
+    let app = AppHandle::from_command(CommandItem { name: "close_resource", key: "", message })?;
+    // Without its table, so that a `close` that takes long keeps nobody from it.
+    let resource = app.resources_table().take_any(rid)?;
+    resource.close();
+    Ok(Response::json(&Value::Null)?)
 }
 
 fn shutdown(message: &InvokeMessage) -> Outcome {

@@ -22,7 +22,7 @@ use crate::broker::{CallId, Place, Run};
 use crate::commands::RegisteredCommand;
 use crate::ipc::{
     CallError, CallbackFn, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver,
-    Outcome, OutcomeFuture, Replied, ReplySink, WireCall,
+    Outcome, OutcomeFuture, PeerId, Replied, ReplySink, WireCall,
 };
 use backlog::{Backlog, BacklogPlace};
 use future::Guarded;
@@ -185,6 +185,18 @@ impl Runner {
     /// A handler elsewhere ended.
     pub(crate) fn ended(&self, call: CallId) {
         self.running.borrow_mut().remove(&call);
+    }
+
+    /// Handlers may hold resources for a peer from now on.
+    pub(crate) fn open_resources(&self, peer: PeerId) {
+        self.app.shared().resources.open(peer);
+    }
+
+    /// The peer is gone: closes what handlers hold for it, where that may block.
+    pub(crate) fn close_resources(&self, peer: PeerId) {
+        if let Some(close) = self.app.shared().resources.forget(peer) {
+            drop(self.workers.spawn_blocking(close));
+        }
     }
 
     /// Handlers that run elsewhere now.

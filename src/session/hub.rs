@@ -18,8 +18,9 @@ use invoked_transport::Attachment;
 use tokio::sync::{Notify, watch};
 
 use super::Link;
+use super::local::{self, LocalWaiter};
 use crate::authority::{PeerFacts, PeerGrants, PeerLimits, PolicySnapshot};
-use crate::broker::{Broker, Narrowing, Observed, Output, Served, Swept, serve};
+use crate::broker::{Broker, Narrowing, Observed, Output, Served, Swept, is_local, serve};
 use crate::ipc::{PeerId, Ready};
 use crate::runner::{Completion, Runner};
 
@@ -35,11 +36,15 @@ const RELIEF_PAUSE: Duration = Duration::from_millis(500);
 /// Shared by the tasks of one loop; never borrowed across an await.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    broker: RefCell<Broker>,
-    runner: Runner,
+    pub(super) broker: RefCell<Broker>,
+    pub(super) runner: Runner,
     /// Of the connections of peers of which no capability says otherwise.
     settings: Settings,
     links: RefCell<HashMap<PeerId, Rc<Link>>>,
+    /// Who waits for answers of calls that came from no connection, by their streams.
+    pub(super) waiters: RefCell<HashMap<u64, LocalWaiter>>,
+    /// The peer that stands for the daemon itself.
+    pub(super) own_peer: Cell<Option<PeerId>>,
     read_buffer: RefCell<BytesMut>,
     transmit: RefCell<Option<Transmit<Attachment>>>,
     slow_consumer: Duration,
@@ -72,6 +77,8 @@ impl Hub {
             runner,
             settings,
             links: RefCell::default(),
+            waiters: RefCell::default(),
+            own_peer: Cell::new(None),
             read_buffer: RefCell::default(),
             transmit: RefCell::default(),
             slow_consumer,
@@ -93,7 +100,9 @@ impl Hub {
 
     /// A process connected; `None` if there are too many connections.
     pub(crate) fn admit(&self, facts: PeerFacts) -> Option<PeerId> {
-        self.broker.borrow_mut().handle_connection(facts)
+        let id = self.broker.borrow_mut().handle_connection(facts)?;
+        self.runner.open_resources(id);
+        Some(id)
     }
 
     /// Makes the connection of an admitted peer, whose session begins.
@@ -289,6 +298,12 @@ impl Hub {
                         self.broker.borrow_mut().handle_completion(now, call, outcome);
                     }
                 }
+                Output::Reply { stream, headers, message, .. } if is_local(stream) => {
+                    self.answer_local(stream, local::replied(headers, message));
+                }
+                Output::Fail { stream, code, failure, message, .. } if is_local(stream) => {
+                    self.answer_local(stream, local::failed(code, &failure, message));
+                }
                 Output::Reply { peer, stream, headers, message } => {
                     self.answer(peer, stream, |connection| connection.reply(stream, headers, message));
                 }
@@ -355,6 +370,7 @@ impl Hub {
         self.links.borrow_mut().remove(&peer);
         self.broker.borrow_mut().handle_loss(now, peer);
         self.pump(now);
+        self.runner.close_resources(peer);
         self.poll_relief();
     }
 

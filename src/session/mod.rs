@@ -1,6 +1,7 @@
 //! One peer: its socket, its protocol connection and the broker meet here, and nowhere else.
 
 mod hub;
+mod local;
 mod turn;
 
 use std::cell::{Cell, RefCell};
@@ -19,6 +20,7 @@ use invoked_transport::{AsyncStream, Attachment, Interest};
 use tokio::time::Sleep;
 
 pub(crate) use hub::Hub;
+pub(crate) use local::LocalWaiter;
 pub(crate) use turn::{Turn, Turns};
 
 use crate::ipc::PeerId;

@@ -14,7 +14,7 @@ use invoked_proto::testing::{Token, output};
 
 use crate::authority::{Format, PeerFacts, PeerLimits, Policy, PolicySnapshot, Source, UserDirectory};
 use crate::broker::{
-    Bounds, Broker, BrokerSettings, CallId, Narrowing, Observed, Output, Run, Served, Swept, serve,
+    Bounds, Broker, BrokerSettings, CallId, Narrowing, Observed, Output, Run, Served, Swept, is_local, serve,
 };
 use crate::commands::CommandTable;
 use crate::ipc::{Channel, Command, Outcome, PeerId, Response};
@@ -69,6 +69,8 @@ pub(super) struct Bus {
     pub(super) denials: Vec<String>,
     /// How many were left out before each of them.
     pub(super) suppressed: Vec<u64>,
+    /// Answers of calls that came from no connection, by stream.
+    pub(super) local_ends: BTreeMap<u64, Vec<End>>,
     /// What was let be observed of calls.
     pub(super) observed: Vec<String>,
     /// Bytes that each peer leaves unread.
@@ -142,6 +144,7 @@ impl Bus {
             cancelled: Vec::new(),
             denials: Vec::new(),
             suppressed: Vec::new(),
+            local_ends: BTreeMap::new(),
             observed: Vec::new(),
             unread: 0,
             narrowing: VecDeque::new(),
@@ -438,6 +441,12 @@ impl Bus {
                 }
                 Output::Drain(peer) => {
                     self.daemon(peer, |c| c.drain(""));
+                }
+                Output::Reply { stream, message, .. } if is_local(stream) => {
+                    self.local_ends.entry(stream).or_default().push(End::Reply(message.body));
+                }
+                Output::Fail { stream, code, failure, .. } if is_local(stream) => {
+                    self.local_ends.entry(stream).or_default().push(End::Fail(code, failure.delivery));
                 }
                 Output::Reply { peer, stream, headers, message } => {
                     self.daemon(peer, |c| c.reply(stream, headers, message).unwrap());

@@ -4,6 +4,7 @@ mod allowances;
 mod bus;
 mod channels;
 mod denials;
+mod local;
 mod narrowing;
 mod reloads;
 

@@ -40,6 +40,7 @@ fn run(command: &Command, body: Body, attachments: Vec<Bytes>, grant: Arc<Grant>
         peer: Arc::new(peer),
         grant,
         deadline: Some(Instant::now() + Duration::from_secs(3600)),
+        depth: 0,
         stream: 41,
         channels: crate::ipc::DeclaredChannels::default(),
     };

@@ -4,6 +4,8 @@
 
 extern crate invoked as tauri;
 
+mod calls;
+
 use std::error::Error;
 use std::sync::Mutex;
 
