@@ -5,13 +5,13 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use invoked_transport::Listener;
 #[cfg(feature = "cli")]
 use invoked_transport::{Access, Address, Group};
+use invoked_transport::{Credentials, Listener};
 
 use crate::app::{App, AppHandle, PackageInfo};
 use crate::authority::load::{DirectoryContents, PolicyDirectory};
-use crate::authority::{DevOptions, Instance, PolicyError, ScopeVariable, TauriFiles};
+use crate::authority::{DevOptions, Instance, PolicyError, ProcessFacts, ScopeVariable, TauriFiles};
 use crate::commands::CommandTable;
 use crate::config::Config;
 #[cfg(feature = "cli")]
@@ -277,6 +277,7 @@ impl<N> Builder<Wry, N> {
             variables: variables(self.instance),
             dev,
             ceilings: self.config.ceilings(),
+            process_facts: process_facts(),
             state: SourceState::default(),
         };
         let proposal = source.load().map_err(BuildError::Policy)?;
@@ -327,6 +328,18 @@ fn dev_options(directory: &Path) -> Result<DevOptions, BuildError> {
         return Err(BuildError::Dev(text.to_owned()));
     }
     Ok(DevOptions { directory })
+}
+
+/// Whether files may look at peers' processes.
+fn process_facts() -> ProcessFacts {
+    match Credentials::can_hold_processes() {
+        Ok(true) => ProcessFacts::Confirmed,
+        Ok(false) => ProcessFacts::Unconfirmed,
+        Err(error) => {
+            tracing::warn!(%error, "can not ask the kernel about processes; rules by executable or unit are refused");
+            ProcessFacts::Unconfirmed
+        }
+    }
 }
 
 /// Variables of path scopes that this process can fill in.

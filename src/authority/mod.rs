@@ -40,6 +40,7 @@ mod snapshot;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unit;
 
 pub use self::builder::{AddedCapability, CapabilityBuilder, RuntimeCapability};
 pub use self::capability::{Platform, TauriFiles};
@@ -65,3 +66,4 @@ pub use self::scope::{
 };
 pub use self::snapshot::{Narrowed, PendingPermission, PolicySnapshot};
 pub use self::source::{Location, PolicyError, Position, Source};
+pub use self::unit::unit_of;

@@ -173,6 +173,21 @@ impl PolicySnapshot {
         self.index.needed.get(&uid).copied().unwrap_or_default()
     }
 
+    /// Which facts of a peer's process some capability matches it by, so that what it is given depends on them.
+    #[must_use]
+    pub fn relied_facts(&self, facts: &PeerFacts) -> NeededFacts {
+        if facts.unmatchable().is_some() || !self.needed_facts(facts.uid).any() {
+            return NeededFacts::default();
+        }
+        let subject = self.key(facts).subject;
+        let matching = self.matching_ids(&subject);
+        let differs = |without: Subject| self.matching_ids(&without) != matching;
+        NeededFacts {
+            executable: differs(Subject { executable: None, ..subject.clone() }),
+            unit: differs(Subject { unit: None, ..subject.clone() }),
+        }
+    }
+
     /// What this policy gives a peer. Peers with equal facts share it. The cost depends on the capabilities that may
     /// match this peer, not on how many there are; the first peer with its facts pays it.
     #[must_use]

@@ -125,11 +125,23 @@ impl Broker {
     }
 
     /// Ends those channels of a peer that live on without their call and whose grant a change of the policy took away.
-    pub(super) fn revoke_channels(&mut self, peer: PeerId) {
-        let Some(state) = self.peers.get(&peer).filter(|state| !state.channels.is_empty()) else { return };
+    /// How many channels it has.
+    pub(super) fn revoke_channels(&mut self, peer: PeerId) -> usize {
+        let Some(state) = self.peers.get(&peer).filter(|state| !state.channels.is_empty()) else { return 0 };
         let all: Vec<PipeId> = state.channels.values().copied().collect();
-        for id in all {
-            self.revoke_channel_if_gone(id);
+        for id in &all {
+            self.revoke_channel_if_gone(*id);
+        }
+        all.len()
+    }
+
+    /// Lets the channels of a peer be judged anew.
+    pub(super) fn unjudge_channels(&mut self, peer: PeerId, epoch: Epoch) {
+        let Some(state) = self.peers.get(&peer) else { return };
+        for id in state.channels.values() {
+            if let Some(open) = self.channels.open.get_mut(id) {
+                open.epoch = epoch;
+            }
         }
     }
 

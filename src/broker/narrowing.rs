@@ -54,10 +54,8 @@ fn grants(policy: &PolicySnapshot, facts: &PeerFacts, kept: Option<&[String]>) -
 /// The question what is left to a peer.
 #[derive(Debug)]
 pub(crate) struct Narrowing {
-    /// The peer.
-    pub(crate) peer: PeerId,
-    /// The policy to ask.
-    pub(crate) policy: Arc<PolicySnapshot>,
+    peer: PeerId,
+    policy: Arc<PolicySnapshot>,
     facts: Arc<PeerFacts>,
     kept: Arc<[String]>,
 }
@@ -108,23 +106,18 @@ impl Broker {
         }
     }
 
-    /// What is left to a peer that narrowed itself, by `policy`.
-    pub(crate) fn handle_narrowed(
-        &mut self,
-        now: Instant,
-        id: PeerId,
-        policy: &Arc<PolicySnapshot>,
-        narrowed: Narrowed,
-    ) {
+    /// The answer to what is left to a peer that narrowed itself.
+    pub(crate) fn handle_narrowed(&mut self, now: Instant, asked: &Narrowing, narrowed: Narrowed) {
+        let id = asked.peer;
         if self.draining {
             return self.turn_away(id);
         }
-        if !Arc::ptr_eq(policy, &self.policy) {
-            // Another one came into force meanwhile.
-            return self.ask_narrowing(id);
-        }
         let epoch = self.epoch;
         let Some(state) = self.peers.get_mut(&id) else { return };
+        if !Arc::ptr_eq(&asked.policy, &self.policy) || asked.facts != state.facts {
+            // Another policy came into force meanwhile, or the peer's process is another one now.
+            return self.ask_narrowing(id);
+        }
         let Standing::Waiting(waiting) = std::mem::replace(&mut state.standing, Standing::Unknown) else {
             return;
         };

@@ -12,7 +12,7 @@ use invoked_proto::registry::ErrorCode;
 
 use super::slots::CallId;
 use super::{Broker, Holder, Output, PeerState};
-use crate::authority::{Grant, PeerGrants, PolicySnapshot, Verdict};
+use crate::authority::{Grant, PeerFacts, PeerGrants, PolicySnapshot, ProcessFact, Verdict};
 use crate::ipc::PeerId;
 
 /// Calls and peers that one slice looks at, together: some tens of microseconds.
@@ -24,6 +24,11 @@ const EXPLAINED: usize = 4;
 /// Which of the policies that were in force since the start something was last judged by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Epoch(u64);
+
+impl Epoch {
+    /// Of what was judged by facts that hold no more.
+    const NONE: Epoch = Epoch(u64::MAX);
+}
 
 /// What a change of the policy left to do.
 #[derive(Debug)]
@@ -49,7 +54,7 @@ pub(crate) struct Retired {
 pub(crate) enum Swept {
     /// There is more to look at.
     Partly {
-        /// Calls and peers that were looked at, those that have ended included.
+        /// Calls, peers and their channels that were looked at, those that have ended included.
         looked_at: usize,
     },
     /// Everybody goes by the policy in force.
@@ -95,12 +100,31 @@ impl Broker {
                 return self.explain_retired(sweep);
             };
             sweep.peer = id;
-            left -= 1;
             self.refresh(id);
-            self.revoke_channels(id);
+            left = left.saturating_sub(1 + self.revoke_channels(id));
         }
         self.sweep = Some(sweep);
-        Swept::Partly { looked_at: SLICE }
+        Swept::Partly { looked_at: SLICE - left }
+    }
+
+    /// The process of a peer is not what was found when it connected: what rules gave it for that is gone, for good.
+    pub(crate) fn handle_process_change(&mut self, now: Instant, id: PeerId) {
+        let Some(state) = self.peers.get_mut(&id) else { return };
+        let why = "its process runs another program now, has moved, or has ended";
+        let facts = PeerFacts::clone(&state.facts);
+        let facts = facts.with_executable(ProcessFact::Unknown(why.to_owned()));
+        state.facts = Arc::new(facts.with_unit(ProcessFact::Unknown(why.to_owned())));
+        state.epoch = Epoch::NONE;
+        let calls: Vec<CallId> = state.calls.values().copied().collect();
+        self.unjudge_channels(id, Epoch::NONE);
+        for call in calls {
+            if let Some(call) = self.calls.find_mut(call) {
+                call.epoch = Epoch::NONE;
+            }
+            self.revoke(now, call, "the caller's process is not the one that the grant was for");
+        }
+        self.refresh(id);
+        self.revoke_channels(id);
     }
 
     /// What the policies before have denied is explained by them, and then nobody asks them any more.
@@ -146,6 +170,10 @@ impl Broker {
     /// Ends a call whose grant a change of the policy took away, and tells whether it did. To be asked before anything
     /// that happens to the call has an effect.
     pub(super) fn revoke_if_gone(&mut self, now: Instant, id: CallId) -> bool {
+        self.revoke(now, id, "a change of the policy took the grant away")
+    }
+
+    fn revoke(&mut self, now: Instant, id: CallId, why: &str) -> bool {
         let Some(call) = self.calls.find(id) else { return false };
         let Some((peer, _)) = call.caller().filter(|_| call.epoch != self.epoch) else { return false };
         let Some(state) = self.refresh(peer) else { return false };
@@ -156,7 +184,7 @@ impl Broker {
             call.epoch = epoch;
             return false;
         }
-        self.abandon(now, id, ErrorCode::Revoked, "a change of the policy took the grant away");
+        self.abandon(now, id, ErrorCode::Revoked, why);
         true
     }
 }

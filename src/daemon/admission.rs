@@ -13,12 +13,13 @@ use invoked_proto::preface::{Preface, encode_refusal};
 use invoked_proto::registry::ErrorCode;
 use invoked_transport::{AsyncStream, Credentials, FdRefusalState, PeerProcess, Stream};
 
+use super::process;
 use crate::authority::load::PasswdFiles;
 use crate::authority::{PeerFacts, PeerGrants, UserDirectory};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::log_limit::LogLimit;
-use crate::session::{Ended, Hub, Session, Turns};
+use crate::session::{Ended, Hub, ProcessClaim, Session, Turns};
 
 /// Admits connections.
 ///
@@ -67,7 +68,10 @@ impl Admission {
     }
 
     async fn admit(&self, stream: Stream) -> io::Result<Option<(Session, PeerFacts)>> {
-        let facts = self.facts(stream.credentials()?).await;
+        let mut credentials = stream.credentials()?;
+        let process = std::mem::replace(&mut credentials.process, PeerProcess::Unsupported);
+        let facts = self.facts(&credentials, &process).await;
+        let (facts, claim) = self.look_at_process(process, facts).await;
         let _prepared = self.prepare(&facts).await;
         // No lane that needs descriptors is offered, so none need come in at all.
         match stream.refuse_fds()? {
@@ -91,7 +95,24 @@ impl Admission {
         let stream = AsyncStream::new(stream)?;
         self.hub.attach(id, Instant::now());
         guard.keep();
-        Ok(Some((Session::new(Rc::clone(&self.hub), id, stream, handshake), facts)))
+        Ok(Some((Session::new(Rc::clone(&self.hub), id, stream, handshake, claim), facts)))
+    }
+
+    /// What rules ask of the process, for the peers of whose uid one asks. Reading it may take long, so that is done off the
+    /// loop; the pidfd goes with it.
+    async fn look_at_process(
+        &self,
+        process: PeerProcess,
+        facts: PeerFacts,
+    ) -> (PeerFacts, Option<ProcessClaim>) {
+        let policy = self.hub.with_broker(|broker| Arc::clone(broker.policy()));
+        let PeerProcess::Held(pidfd) = process else { return (facts, None) };
+        if !policy.needed_facts(facts.uid).any() {
+            return (facts, None);
+        }
+        let known = facts.clone();
+        let looking = tokio::task::spawn_blocking(move || process::gather(&pidfd, &policy, facts));
+        looking.await.unwrap_or((known, None))
     }
 
     /// What the policy gives a peer with these facts. To compile it takes long where many capabilities match, so that is
@@ -124,7 +145,7 @@ impl Admission {
     }
 
     /// What the kernel and the user database say. The database may be slow, so it is asked off the loop, once a uid.
-    async fn facts(&self, credentials: Credentials) -> PeerFacts {
+    async fn facts(&self, credentials: &Credentials, process: &PeerProcess) -> PeerFacts {
         let uid = credentials.uid;
         let known = self.users.borrow().get(&uid).cloned();
         let user = match known {
@@ -138,11 +159,11 @@ impl Admission {
                 found.unwrap_or_default()
             }
         };
-        let mut facts = PeerFacts::new(uid, credentials.gid, credentials.groups);
+        let mut facts = PeerFacts::new(uid, credentials.gid, credentials.groups.clone());
         facts.pid = credentials.pid;
         facts.user_name = user.name;
         facts.home = user.home;
-        if matches!(credentials.process, PeerProcess::Ended) { facts.reaped() } else { facts }
+        if matches!(process, PeerProcess::Ended) { facts.reaped() } else { facts }
     }
 }
 

@@ -7,6 +7,7 @@ mod footprint;
 mod handle;
 mod local;
 mod policy_source;
+mod process;
 #[cfg(feature = "watch")]
 mod watch;
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::footprint::Footprint;
 use crate::authority::load::{PasswdFiles, PolicyDirectory, PolicyFiles};
 use crate::authority::{
-    AddedCapability, CompiledPolicy, DevOptions, Instance, PluginManifest, Policy, PolicyError,
+    AddedCapability, CompiledPolicy, DevOptions, Instance, PluginManifest, Policy, PolicyError, ProcessFacts,
     ScopeVariable, TauriFiles,
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct PolicySource {
     pub(crate) dev: Option<DevOptions>,
     /// The most that capabilities may set of limits and quotas.
     pub(crate) ceilings: Vec<(&'static str, u64)>,
+    /// Whether the kernel confirms what it says of peers' processes.
+    pub(crate) process_facts: ProcessFacts,
     pub(crate) state: SourceState,
 }
 
@@ -94,7 +96,10 @@ impl PolicySource {
         let users = PasswdFiles::system()
             .map_err(|error| vec![PolicyError::unplaced("/etc/passwd", error.to_string())])?;
         let revision = self.state.revision.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut policy = Policy::new(self.own_uid, &users).instance(self.instance).revision(revision);
+        let mut policy = Policy::new(self.own_uid, &users)
+            .process_facts(self.process_facts)
+            .instance(self.instance)
+            .revision(revision);
         policy = policy.tauri_files(self.tauri);
         for manifest in &self.manifests {
             policy = policy.manifest(manifest.clone());

@@ -226,8 +226,8 @@ impl<N> Host<N> {
         let Some(descriptors) = limit.current else { return };
         let quotas = &mut self.builder.config.quotas;
         let room = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
-        // Half, so that one uid can not keep all others out.
-        let (all, of_one) = (quotas.connections.min(room), quotas.connections_per_uid.min((room / 2).max(1)));
+        // So that one uid can not keep all others out: a peer of whose process a rule asks takes three.
+        let (all, of_one) = (quotas.connections.min(room), quotas.connections_per_uid.min((room / 4).max(1)));
         if (all, of_one) != (quotas.connections, quotas.connections_per_uid) {
             tracing::info!(
                 descriptors,

@@ -219,9 +219,9 @@ impl Hub {
             };
             let answering = tokio::task::spawn_blocking(move || (narrowing.answer(), narrowing));
             // It fails only when the runtime ends, and this task with it.
-            let Ok((narrowed, Narrowing { peer, policy, .. })) = answering.await else { return };
+            let Ok((narrowed, asked)) = answering.await else { return };
             let now = Instant::now();
-            self.broker.borrow_mut().handle_narrowed(now, peer, &policy, narrowed);
+            self.broker.borrow_mut().handle_narrowed(now, &asked, narrowed);
             self.pump(now);
         }
     }
@@ -265,6 +265,12 @@ impl Hub {
 
     pub(super) fn slow_consumer_timeout(&self) -> Duration {
         self.slow_consumer
+    }
+
+    /// A peer's process is not what it was when it connected.
+    pub(super) fn forget_process(&self, now: Instant, peer: PeerId) {
+        self.broker.borrow_mut().handle_process_change(now, peer);
+        self.pump(now);
     }
 
     pub(super) fn handle_event(&self, now: Instant, peer: PeerId, event: Event<Attachment>) {

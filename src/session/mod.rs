@@ -1,5 +1,6 @@
 //! One peer: its socket, its protocol connection and the broker meet here, and nowhere else.
 
+mod claim;
 mod hub;
 mod local;
 mod turn;
@@ -19,6 +20,7 @@ use invoked_proto::error::PeerError;
 use invoked_transport::{AsyncStream, Attachment, Interest};
 use tokio::time::Sleep;
 
+pub(crate) use claim::ProcessClaim;
 pub(crate) use hub::Hub;
 pub(crate) use local::LocalWaiter;
 pub(crate) use turn::{Turn, Turns};
@@ -117,10 +119,18 @@ pub(crate) struct Session {
     unhandled: bool,
     /// Dropped once the peer has said who it is.
     handshake: Option<Turn>,
+    /// Kept while rules may rely on what its process is.
+    claim: Option<ProcessClaim>,
 }
 
 impl Session {
-    pub(crate) fn new(hub: Rc<Hub>, id: PeerId, stream: AsyncStream, handshake: Turn) -> Self {
+    pub(crate) fn new(
+        hub: Rc<Hub>,
+        id: PeerId,
+        stream: AsyncStream,
+        handshake: Turn,
+        claim: Option<ProcessClaim>,
+    ) -> Self {
         let link = hub.link(id);
         Session {
             hub,
@@ -135,6 +145,7 @@ impl Session {
             yields: false,
             unhandled: false,
             handshake: Some(handshake),
+            claim,
         }
     }
 
@@ -271,6 +282,9 @@ impl Session {
             drop(connection);
             if matches!(event, Event::Greeted(_)) {
                 self.handshake = None;
+            }
+            if matches!(event, Event::Called { .. }) && self.claim.take_if(|claim| !claim.holds()).is_some() {
+                self.hub.forget_process(now, self.id);
             }
             self.hub.handle_event(now, self.id, event);
             // At once, so that what each call is charged is known when the next is judged.

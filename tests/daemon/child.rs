@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::harness::{HANG, Place, set_mode};
 
 pub(crate) const ROLE: &str = "INVOKED_DAEMON_TEST_ROLE";
-const ADDRESS: &str = "INVOKED_DAEMON_TEST_ADDRESS";
+pub(crate) const ADDRESS: &str = "INVOKED_DAEMON_TEST_ADDRESS";
 
 /// What a child prints before each answer, to tell it from what the test harness prints.
 const MARK: &str = "child: ";
@@ -73,6 +73,20 @@ impl Other {
         Self::spawn(command, copy, role, place)
     }
 
+    /// By a command line of the test's own, to which the arguments of a role are added.
+    pub(crate) fn start_by(command: Command, role: &str, place: &Place) -> Self {
+        Self::spawn(command, None, role, place)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has ended by itself, and is no more.
+    pub(crate) fn await_end(&mut self) {
+        self.child.wait().unwrap();
+    }
+
     fn spawn(mut command: Command, copy: Option<TempDir>, role: &str, place: &Place) -> Self {
         command.args(["--exact", "child_process", "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role).env(ADDRESS, place.address().to_string());
@@ -96,9 +110,14 @@ impl Other {
         }
     }
 
+    /// Gives it an order.
+    pub(crate) fn order(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").unwrap();
+    }
+
     /// Gives it an order and waits for the answer.
     pub(crate) fn ask(&mut self, order: &str) -> String {
-        writeln!(self.orders, "{order}").unwrap();
+        self.order(order);
         self.answer()
     }
 
@@ -124,6 +143,10 @@ pub(crate) fn play() -> bool {
         "caller" => caller(&address),
         "mixed" => crate::killed::mixed_workload(&address),
         "steady" => crate::steady::caller(&address),
+        "turncoat" => crate::processes::turncoat(&address),
+        "heir" => crate::processes::heir(),
+        "ghost" => crate::processes::ghost(&address),
+        "waiting" => await_end(),
         "silent" => crate::silence::many_silent(&address),
         other => panic!("there is no role {other}"),
     }

@@ -22,6 +22,7 @@ mod memory;
 mod narrowing;
 mod peer;
 mod policies;
+mod processes;
 mod racing_files;
 mod reading;
 mod runtime;

@@ -38,7 +38,12 @@ impl RawPeer {
         let socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(HANG)).unwrap();
         socket.set_write_timeout(Some(HANG)).unwrap();
-        RawPeer { socket, decoder: Decoder::new(1 << 20), has_preface: false }
+        Self::of(socket, false)
+    }
+
+    /// A connection that somebody else has made; its handshake may be over.
+    pub(crate) fn of(socket: UnixStream, has_preface: bool) -> Self {
+        RawPeer { socket, decoder: Decoder::new(1 << 20), has_preface }
     }
 
     /// Connects and shakes hands.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -95,6 +96,20 @@ impl Credentials {
             PeerProcess::Held(pidfd) => process_has_ended(pidfd.as_fd()),
             PeerProcess::Ended => Ok(true),
             PeerProcess::Unsupported => Ok(false),
+        }
+    }
+
+    /// Whether the kernel gives a hold on a peer's process at all (Linux 6.5): asks it for one of this process.
+    ///
+    /// # Errors
+    ///
+    /// Any error that does not mean "not there".
+    pub fn can_hold_processes() -> io::Result<bool> {
+        let (one, _other) = UnixStream::pair()?;
+        match sys::peer_pidfd(one.as_fd()) {
+            Ok(_) => Ok(true),
+            Err(error) if errno(&error) == Some(Errno::NOPROTOOPT) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -189,7 +204,7 @@ fn held_process(answer: io::Result<OwnedFd>) -> io::Result<PeerProcess> {
 }
 
 /// A pidfd is readable from the moment that its process ends.
-fn process_has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+pub(crate) fn process_has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut polled = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let ready = rustix::io::retry_on_intr(|| poll(&mut polled, Some(&at_once)))?;

@@ -50,6 +50,8 @@ mod listener;
 mod lock;
 #[cfg(unix)]
 mod memory;
+#[cfg(target_os = "linux")]
+mod process;
 #[cfg(unix)]
 mod stream;
 mod sys;
@@ -79,6 +81,8 @@ pub use directory::DirectoryFault;
 pub use listener::{Access, AdoptError, BindError, BindFault, Listener};
 #[cfg(unix)]
 pub use memory::MemoryStream;
+#[cfg(target_os = "linux")]
+pub use process::{ControlGroup, Executable, FileId, Process, ProcessError};
 #[cfg(unix)]
 pub use stream::{ControlTruncated, FdRefusalState, Interest, MAX_FDS_PER_SEND, Readiness, Received, Stream};
 #[cfg(windows)]

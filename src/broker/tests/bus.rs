@@ -12,7 +12,9 @@ use invoked_proto::metadata::{ChannelDeclaration, Hello, Welcome};
 use invoked_proto::registry::{Delivery, Direction, ErrorCode, features};
 use invoked_proto::testing::{Token, output};
 
-use crate::authority::{Format, PeerFacts, PeerLimits, Policy, PolicySnapshot, Source, UserDirectory};
+use crate::authority::{
+    Format, PeerFacts, PeerLimits, Policy, PolicySnapshot, ProcessFacts, Source, UserDirectory,
+};
 use crate::broker::{
     Bounds, Broker, BrokerSettings, CallId, Narrowing, Observed, Output, Run, Served, Swept, is_local, serve,
 };
@@ -113,7 +115,9 @@ pub(in crate::broker) fn policy(permissions: &str) -> Arc<PolicySnapshot> {
 
 /// The policy of one file.
 pub(super) fn written(text: &str) -> Arc<PolicySnapshot> {
-    let mut policy = Policy::new(1, &NoUsers).document(Source::new("x.toml", None, text), Format::Toml);
+    let mut policy = Policy::new(0, &NoUsers)
+        .process_facts(ProcessFacts::Confirmed)
+        .document(Source::new("x.toml", None, text), Format::Toml);
     for plugin in plugins() {
         policy = policy.manifest(plugin.manifest().clone());
     }
@@ -170,7 +174,7 @@ impl Bus {
         self.admit(PeerFacts::new(uid, uid, []), hello)
     }
 
-    fn admit(&mut self, facts: PeerFacts, hello: &Hello) -> Option<usize> {
+    pub(super) fn admit(&mut self, facts: PeerFacts, hello: &Hello) -> Option<usize> {
         let id = self.broker.handle_connection(facts)?;
         let grants = self.broker.grants(id).unwrap();
         self.peers.push(Peer {
@@ -284,8 +288,7 @@ impl Bus {
         let mut count = 0;
         while let Some(narrowing) = self.narrowing.pop_front() {
             count += 1;
-            let Narrowing { peer, policy, .. } = &narrowing;
-            self.broker.handle_narrowed(self.now, *peer, policy, narrowing.answer());
+            self.broker.handle_narrowed(self.now, &narrowing, narrowing.answer());
             self.settle();
         }
         count

@@ -6,6 +6,7 @@ mod channels;
 mod denials;
 mod local;
 mod narrowing;
+mod processes;
 mod reloads;
 
 use std::time::Duration;
