@@ -251,15 +251,22 @@ fn a_number_that_is_used_again_is_not_the_process_that_connected() {
     }
     let programs = Programs::new();
     let daemon = Start::dev().everyone().capability("gallery.toml", &programs.rule()).run();
-    // While the daemon stands still, a process connects, leaves its connection to another and ends.
+    // While the daemon stands still, a process connects, leaves its connection to another and ends; and its number goes to
+    // one that runs what the rule means. Others may be quicker and keep the number: then all of it once more.
     daemon.signal(Signal::STOP);
-    let mut ghost = Other::start_by(as_stranger(&programs.other()), "ghost", daemon.place());
-    assert_eq!(ghost.answer(), "sent");
-    let go = daemon.place().path("go");
-    ghost.order(&format!("leave {} {}", programs.other().display(), go.display()));
-    ghost.await_end();
-    // Its number goes to a process that runs what the rule means.
-    let _successor = recycle(ghost.pid(), &programs.gallery());
+    let start = Instant::now();
+    let (mut ghost, go, _successor) = loop {
+        let mut ghost = Other::start_by(as_stranger(&programs.other()), "ghost", daemon.place());
+        assert_eq!(ghost.answer(), "sent");
+        let go = daemon.place().path(&format!("go-{}", ghost.pid()));
+        ghost.order(&format!("leave {} {}", programs.other().display(), go.display()));
+        ghost.await_end();
+        if let Some(successor) = recycle(ghost.pid(), &programs.gallery()) {
+            break (ghost, go, successor);
+        }
+        std::fs::write(&go, "").unwrap();
+        assert!(start.elapsed() < HANG, "others take each number");
+    };
     let shown = std::fs::read_link(format!("/proc/{}/exe", ghost.pid())).unwrap();
     assert_eq!(shown, programs.gallery(), "the number alone would be believed");
     daemon.signal(Signal::CONT);
@@ -278,10 +285,9 @@ impl Drop for Ended {
     }
 }
 
-/// Starts a program, which waits, under a number that a process had before.
-fn recycle(number: u32, program: &Path) -> Ended {
-    let start = Instant::now();
-    loop {
+/// Starts a program, which waits, under a number that a process had before. Nothing if others keep the number.
+fn recycle(number: u32, program: &Path) -> Option<Ended> {
+    for _ in 0..20 {
         let mut last = std::fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid").unwrap();
         write!(last, "{}", number - 1).unwrap();
         let mut command = as_stranger(program);
@@ -289,10 +295,10 @@ fn recycle(number: u32, program: &Path) -> Ended {
         command.env(crate::child::ADDRESS, "unix:/none").stdin(Stdio::piped()).stdout(Stdio::null());
         let child = Ended(command.spawn().unwrap());
         if child.0.id() == number {
-            return child;
+            return Some(child);
         }
-        assert!(start.elapsed() < HANG, "others take the number {number} again and again");
     }
+    None
 }
 
 #[test]
