@@ -1,12 +1,14 @@
 //! The authority alone: verdicts, path scopes, connecting peers, loading.
 //!
 //! A verdict must cost the same whether the policy has 10 capabilities or 10 000: `authorize/*` shows it. What grows with
-//! the policy is loading it, and, for the first peer with its facts, connecting.
+//! the policy is loading it, and, for the first peer that matches the same capabilities, connecting.
+//!
+//! A policy is large in two ways: in capabilities, and in the commands that each of them grants. `1000-commands` are
+//! policies in which each capability grants every command, as a set does.
 
 use std::fmt::Write;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use invoked::authority::{
@@ -51,6 +53,31 @@ impl Audience {
     }
 }
 
+/// What each capability grants.
+#[derive(Clone, Copy)]
+enum Breadth {
+    /// One command, the next one each.
+    OneCommand,
+    /// The set of all commands.
+    AllCommands,
+}
+
+impl Breadth {
+    fn name(self) -> &'static str {
+        match self {
+            Breadth::OneCommand => "1-command",
+            Breadth::AllCommands => "1000-commands",
+        }
+    }
+
+    fn permission(self, index: usize) -> String {
+        match self {
+            Breadth::OneCommand => format!("allow-{}", command(index % COMMANDS).replace('_', "-")),
+            Breadth::AllCommands => "all".to_owned(),
+        }
+    }
+}
+
 /// A machine whose user database is empty: files name uids.
 struct NoUsers;
 
@@ -83,23 +110,34 @@ fn main() {
 
 /// One verdict; the commands are asked for in turn, so that a large table is not in the cache by luck.
 fn verdicts(criterion: &mut Criterion) {
+    let shapes = [
+        (Audience::Everyone, Breadth::OneCommand),
+        (Audience::OneUidEach, Breadth::AllCommands),
+        (Audience::Everyone, Breadth::AllCommands),
+    ];
     let mut group = criterion.benchmark_group("authorize");
-    for capabilities in SIZES {
-        let policy = compile(&documents(capabilities, Audience::Everyone));
-        let grants = policy.snapshot.peer(&peer(PEER));
-        let known: Vec<String> = (0..COMMANDS.min(capabilities)).map(command).collect();
-        let unknown: Vec<String> = known.iter().map(|name| format!("{name}x")).collect();
-        assert!(known.iter().all(|name| matches!(grants.authorize(name), Verdict::Allow(_))));
-        assert!(unknown.iter().all(|name| matches!(grants.authorize(name), Verdict::Deny(_))));
-        for (verdict, names) in [("allow", &known), ("deny", &unknown)] {
-            group.bench_function(BenchmarkId::new(verdict, capabilities), |b| {
-                let mut turn = names.iter().cycle();
-                b.iter(|| {
-                    let name = turn.next().expect("a cycle of at least one");
-                    let verdict = grants.authorize(black_box(name));
-                    black_box(matches!(verdict, Verdict::Allow(_)))
+    for (audience, breadth) in shapes {
+        for capabilities in SIZES {
+            let policy = compile(&documents(capabilities, audience, breadth));
+            let grants = policy.snapshot.peer(&peer(PEER));
+            let known = grants.grants().map(|grant| grant.command().to_string()).collect::<Vec<_>>();
+            let unknown: Vec<String> = known.iter().map(|name| format!("{name}x")).collect();
+            assert_eq!(
+                known.len(),
+                if capabilities == 10 && matches!(breadth, Breadth::OneCommand) { 10 } else { COMMANDS }
+            );
+            assert!(unknown.iter().all(|name| matches!(grants.authorize(name), Verdict::Deny(_))));
+            for (verdict, names) in [("allow", &known), ("deny", &unknown)] {
+                let name = format!("{verdict}/{}/{}", audience.name(), breadth.name());
+                group.bench_function(BenchmarkId::new(name, capabilities), |b| {
+                    let mut turn = names.iter().cycle();
+                    b.iter(|| {
+                        let name = turn.next().expect("a cycle of at least one");
+                        let verdict = grants.authorize(black_box(name));
+                        black_box(matches!(verdict, Verdict::Allow(_)))
+                    });
                 });
-            });
+            }
         }
     }
     group.finish();
@@ -132,64 +170,61 @@ fn path_scopes(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a peer gets when it connects: the first with its facts, whose grants are compiled, and the next ones.
+/// What a peer gets when it connects: the first with its facts, whose grants are compiled, and the next ones. `all` is
+/// 10 000 peers of as many uids, each once, to a policy that has not seen any.
 fn connecting(criterion: &mut Criterion) {
-    let capabilities = 10_000;
+    const CAPABILITIES: usize = 10_000;
     let mut group = criterion.benchmark_group("connect/10000-capabilities");
-    group.sample_size(20);
-    for audience in [Audience::OneUidEach, Audience::Everyone] {
-        let documents = documents(capabilities, audience);
-        let mut strangers = Strangers::new(&documents);
-        group.bench_function(BenchmarkId::new("first", audience.name()), |b| {
-            b.iter_batched(
-                || strangers.next(),
-                |(policy, facts)| (policy.snapshot.peer(&facts), policy),
-                BatchSize::SmallInput,
+    group.sample_size(10);
+    let shapes = [
+        (Audience::OneUidEach, Breadth::OneCommand),
+        (Audience::OneUidEach, Breadth::AllCommands),
+        (Audience::Everyone, Breadth::OneCommand),
+        (Audience::Everyone, Breadth::AllCommands),
+    ];
+    for (audience, breadth) in shapes {
+        let documents = documents(CAPABILITIES, audience, breadth);
+        let name = format!("{}/{}", audience.name(), breadth.name());
+        group.bench_function(BenchmarkId::new("first", &name), |b| {
+            b.iter_batched_ref(
+                || compile(&documents),
+                |policy| policy.snapshot.peer(&peer(PEER)),
+                BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(BenchmarkId::new("all", &name), |b| {
+            b.iter_batched_ref(
+                || compile(&documents),
+                |policy| {
+                    let uids = PEER..PEER + u32::try_from(CAPABILITIES).expect("a small number");
+                    uids.map(|uid| policy.snapshot.peer(&peer(uid)).grants().count()).sum::<usize>()
+                },
+                BatchSize::PerIteration,
             );
         });
         let policy = compile(&documents);
         let facts = peer(PEER);
-        assert!(matches!(policy.snapshot.peer(&facts).authorize(&command(0)), Verdict::Allow(_)));
-        group.bench_function(BenchmarkId::new("again", audience.name()), |b| {
+        let held = policy.snapshot.peer(&facts);
+        assert!(matches!(held.authorize(&command(0)), Verdict::Allow(_)));
+        group.bench_function(BenchmarkId::new("again", &name), |b| {
             b.iter(|| policy.snapshot.peer(black_box(&facts)));
         });
     }
     group.finish();
 }
 
-/// Peers of different uids, and a policy that has not seen them. It lives as long as the bench: criterion runs the bench's
-/// closure several times, and a peer that comes again is another measurement.
-struct Strangers<'a> {
-    documents: &'a [Source],
-    policy: Rc<CompiledPolicy>,
-    seen: u32,
-}
-
-impl<'a> Strangers<'a> {
-    /// Peers of one policy. A policy keeps what it compiled, so it is replaced before it has grown.
-    const PER_POLICY: u32 = 256;
-
-    fn new(documents: &'a [Source]) -> Self {
-        Strangers { documents, policy: Rc::new(compile(documents)), seen: 0 }
-    }
-
-    fn next(&mut self) -> (Rc<CompiledPolicy>, PeerFacts) {
-        if self.seen == Self::PER_POLICY {
-            *self = Self::new(self.documents);
-        }
-        self.seen += 1;
-        (Rc::clone(&self.policy), peer(PEER + self.seen))
-    }
-}
-
 /// Text to snapshot, without reading files.
 fn loading(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("load");
     group.sample_size(10);
-    for capabilities in SIZES {
-        let documents = documents(capabilities, Audience::OneUidEach);
-        group.throughput(Throughput::Elements(capabilities as u64));
-        group.bench_function(BenchmarkId::from_parameter(capabilities), |b| b.iter(|| compile(&documents)));
+    for breadth in [Breadth::OneCommand, Breadth::AllCommands] {
+        for capabilities in SIZES {
+            let documents = documents(capabilities, Audience::OneUidEach, breadth);
+            group.throughput(Throughput::Elements(capabilities as u64));
+            group.bench_function(BenchmarkId::new(breadth.name(), capabilities), |b| {
+                b.iter(|| compile(&documents));
+            });
+        }
     }
     group.finish();
 }
@@ -199,23 +234,25 @@ fn compile(documents: &[Source]) -> CompiledPolicy {
         .scoped_command("read_file")
         .scope(ScopeKind::Path, ScopeDefault::Nothing);
     let application = (0..COMMANDS).map(command).fold(PluginManifest::application(), PluginManifest::command);
+    let all: Vec<String> = (0..COMMANDS).map(|i| Breadth::OneCommand.permission(i)).collect();
+    let application = application.set("all", "Every command.", all.iter().map(String::as_str));
     let policy = Policy::new(OWN, &NoUsers).manifest(fs).manifest(application);
     let add = |policy: Policy<'static>, source: &Source| policy.document(source.clone(), Format::Toml);
     documents.iter().fold(policy, add).compile().expect("these files have no errors")
 }
 
-/// Capability files, each capability of which grants one command.
-fn documents(capabilities: usize, audience: Audience) -> Vec<Source> {
+/// Capability files.
+fn documents(capabilities: usize, audience: Audience, breadth: Breadth) -> Vec<Source> {
     let all: Vec<usize> = (0..capabilities).collect();
     let files = all.chunks(PER_FILE).enumerate();
     files
         .map(|(file, capabilities)| {
             let mut text = String::new();
             for index in capabilities {
-                let permission = command(index % COMMANDS).replace('_', "-");
+                let permission = breadth.permission(*index);
                 writeln!(
                     text,
-                    "[[capabilities]]\nidentifier = 'c{index}'\npeers = ['{}']\npermissions = ['allow-{permission}']\n",
+                    "[[capabilities]]\nidentifier = 'c{index}'\npeers = ['{}']\npermissions = ['{permission}']\n",
                     audience.matcher(*index),
                 )
                 .expect("a string takes everything");

@@ -20,7 +20,7 @@ use super::source::Location;
 /// What matching capabilities say about each command, before it is one rule a command.
 #[derive(Default)]
 pub(crate) struct GrantsBuilder {
-    allowed: HashMap<CommandName, Vec<Arc<GrantScope>>>,
+    allowed: foldhash::HashMap<CommandName, Vec<Arc<GrantScope>>>,
     /// Scopes of capabilities of which only the denials stay: they hold where something else allows the command.
     denying: HashMap<CommandName, Vec<Arc<GrantScope>>>,
     denied: HashMap<CommandName, Denial>,
@@ -46,6 +46,10 @@ impl GrantsBuilder {
             self.provide.extend(capability.provide.iter().cloned());
         }
         for entry in &capability.entries {
+            if self.allowed.is_empty() {
+                // Of a large set, the table would grow a dozen times.
+                self.allowed.reserve(entry.resolved.parts.len());
+            }
             self.operator |= whole && entry.resolved.operate;
             for part in &entry.resolved.parts {
                 self.add_scope(capability, entry, part, stay);
@@ -80,8 +84,14 @@ impl GrantsBuilder {
             self.globals.entry(plugin).or_default().push(Arc::clone(&scope));
         }
         for command in &part.allow {
-            let scopes = if stay == Stay::Whole { &mut self.allowed } else { &mut self.denying };
-            scopes.entry(command.clone()).or_default().push(Arc::clone(&scope));
+            match stay {
+                Stay::Whole => self
+                    .allowed
+                    .entry(command.clone())
+                    .or_insert_with(|| Vec::with_capacity(1))
+                    .push(Arc::clone(&scope)),
+                Stay::Denials => self.denying.entry(command.clone()).or_default().push(Arc::clone(&scope)),
+            }
             if stay == Stay::Whole && capability.origin == RuleOrigin::Operate {
                 self.kept.insert(command.clone());
             }
@@ -317,7 +327,7 @@ impl Grant {
         &self.default
     }
 
-    /// The values of variables for this peer.
+    /// The values of variables for this peer. Of a command that isn't scoped, the peer's home need not be among them.
     #[must_use]
     pub fn context(&self) -> &ScopeContext {
         &self.context

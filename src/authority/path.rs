@@ -165,7 +165,11 @@ fn checked(path: &Path) -> Result<&str, InputError> {
     if text.contains('\0') {
         return Err(InputError("contains a NUL byte"));
     }
-    if text.split('/').any(|c| c == "." || c == "..") {
+    // Byte by byte: it is looked at for each pattern, and to split it would take longer than to match it.
+    let bytes = text.as_bytes();
+    let dots =
+        |rest: &[u8]| matches!(rest, [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..]);
+    if (0..bytes.len()).any(|at| bytes[at] == b'/' && dots(&bytes[at + 1..])) {
         return Err(InputError("contains `.` or `..`"));
     }
     Ok(text)
@@ -379,6 +383,10 @@ mod tests {
             (b"", "is not absolute"),
             (b"/a/../b", "contains `.` or `..`"),
             (b"/a/.", "contains `.` or `..`"),
+            (b"/a/..", "contains `.` or `..`"),
+            (b"/./a", "contains `.` or `..`"),
+            (b"/..", "contains `.` or `..`"),
+            (b"//..//a", "contains `.` or `..`"),
             (b"/a\0b", "contains a NUL byte"),
             (b"/a\xff", "is not UTF-8"),
         ] {

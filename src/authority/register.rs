@@ -145,7 +145,9 @@ impl Registrar<'_> {
         ];
         for (identifier, allow, deny, description) in both {
             let identifier = Identifier::parse(&identifier).expect("a checked name makes an identifier");
-            let part = Part { identifier: identifier.clone(), allow, deny, scope: ScopeLists::default() };
+            let looks = scoped && deny.is_empty();
+            let scope = ScopeLists::default();
+            let part = Part { identifier: identifier.clone(), allow, deny, scope, scoped: looks };
             let resolved = Arc::new(Resolved::leaf(part));
             let registered = Registered { resolved, description, kind: PermissionKind::Command };
             self.registry.permissions.insert(identifier, registered);
@@ -198,7 +200,10 @@ impl Registrar<'_> {
         check_scopes(&plugin.scope, &identifier, permission, findings);
         let here =
             permission.platforms.is_empty() || permission.platforms.contains(&self.circumstances.platform);
-        let part = Part { identifier: identifier.clone(), allow, deny, scope: permission.scope.clone() };
+        let scoped = (allow.is_empty() && deny.is_empty())
+            || allow.iter().any(|command| self.registry.is_scoped(command.as_str()));
+        let scope = permission.scope.clone();
+        let part = Part { identifier: identifier.clone(), allow, deny, scope, scoped };
         let resolved = Arc::new(if here { Resolved::leaf(part) } else { Resolved::default() });
         let description = permission.description.clone();
         let registered = Registered { resolved, description, kind: PermissionKind::Permission };

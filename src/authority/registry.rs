@@ -66,7 +66,6 @@ pub struct PermissionInfo<'r> {
     /// What kind of thing it is.
     pub kind: PermissionKind,
     resolved: &'r Resolved,
-    registry: &'r Registry,
 }
 
 impl<'r> PermissionInfo<'r> {
@@ -84,7 +83,7 @@ impl<'r> PermissionInfo<'r> {
     /// without any is an error.
     #[must_use]
     pub fn scoped_plugins(&self) -> Vec<Option<&'r str>> {
-        self.registry.scoped_plugins(self.resolved)
+        self.resolved.scoped_plugins()
     }
 }
 
@@ -96,6 +95,8 @@ pub(crate) struct Resolved {
     pub(crate) scopes: Vec<Arc<Part>>,
     /// Whether it is, or contains, `core:operate`.
     pub(crate) operate: bool,
+    /// Whether some part of it may look at scopes.
+    pub(crate) scoped: bool,
 }
 
 /// One permission, with its commands parsed.
@@ -105,6 +106,8 @@ pub(crate) struct Part {
     pub(crate) allow: Vec<CommandName>,
     pub(crate) deny: Vec<CommandName>,
     pub(crate) scope: ScopeLists,
+    /// Whether it is a scope, or allows a command that looks at one.
+    pub(crate) scoped: bool,
 }
 
 impl Part {
@@ -151,7 +154,6 @@ impl Registry {
             description: &registered.description,
             kind: registered.kind,
             resolved: &registered.resolved,
-            registry: self,
         })
     }
 
@@ -177,18 +179,6 @@ impl Registry {
 
     pub(crate) fn resolved(&self, identifier: &str) -> Option<&Arc<Resolved>> {
         self.permissions.get(identifier).map(|registered| &registered.resolved)
-    }
-
-    /// The plugins whose scope values an entry of this permission may carry.
-    pub(crate) fn scoped_plugins<'r>(&self, resolved: &'r Resolved) -> Vec<Option<&'r str>> {
-        let looks = |part: &&Arc<Part>| {
-            part.is_scope_only() || part.allow.iter().any(|command| self.is_scoped(command.as_str()))
-        };
-        let mut plugins: Vec<_> =
-            resolved.parts.iter().filter(looks).map(|part| part.identifier.plugin()).collect();
-        plugins.sort_unstable();
-        plugins.dedup();
-        plugins
     }
 
     pub(crate) fn default_scope(&self, plugin: Option<&str>) -> Arc<ScopeDefault> {
@@ -228,7 +218,17 @@ impl Resolved {
         resolved
     }
 
+    /// The plugins whose scope values an entry of this permission may carry.
+    pub(crate) fn scoped_plugins(&self) -> Vec<Option<&str>> {
+        let scoped = self.parts.iter().filter(|part| part.scoped);
+        let mut plugins: Vec<_> = scoped.map(|part| part.identifier.plugin()).collect();
+        plugins.sort_unstable();
+        plugins.dedup();
+        plugins
+    }
+
     pub(super) fn push(&mut self, part: Arc<Part>) {
+        self.scoped |= part.scoped;
         if part.is_scope_only() {
             self.scopes.push(Arc::clone(&part));
         }

@@ -29,6 +29,8 @@ pub(crate) struct CapabilityRules {
     pub(crate) limits: PeerLimits,
     pub(crate) lanes: Option<PeerLanes>,
     pub(crate) origin: RuleOrigin,
+    /// Whether a command or a scope of it may look at the variables of its peer.
+    pub(crate) personal: bool,
 }
 
 /// Who wrote a capability.
@@ -135,7 +137,9 @@ impl Resolver<'_> {
                 warn_of_denials_by_process(&capability.peers, entry, findings);
             }
         }
+        let personal = entries.iter().any(|entry| entry.resolved.scoped);
         CapabilityRules {
+            personal,
             identifier,
             location: capability.location,
             peers: capability.peers,
@@ -220,7 +224,7 @@ impl Resolver<'_> {
             return;
         }
         let parts = || entry.resolved.parts.iter();
-        let plugins = self.registry.scoped_plugins(&entry.resolved);
+        let plugins = entry.resolved.scoped_plugins();
         if plugins.is_empty() {
             let only_denies = parts().any(|p| !p.deny.is_empty()) && parts().all(|p| p.allow.is_empty());
             let message = if only_denies {

@@ -1,12 +1,12 @@
 //! The policy in force, and which of its capabilities match a peer.
 //!
 //! Owns the index of capabilities and what is kept of peers. A snapshot never changes: a reload makes another one.
-//! Grants of a peer are compiled once, when the first peer with these facts connects.
+//! Grants are compiled once, when the first peer connects that these capabilities match.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::grants::{GrantId, GrantsBuilder, PeerGrants, Stay};
 use super::identifier::Identifier;
@@ -53,26 +53,45 @@ pub struct PendingPermission {
     pub location: Location,
 }
 
-/// Compiled grants by the facts they depend on.
+/// Compiled grants by the facts they depend on, and by what these facts amount to: peers that the same capabilities
+/// match hold the same, unless a scope looks at whose home it is.
 #[derive(Debug, Default)]
 struct PeerCache {
     grants: HashMap<PeerKey, Arc<PeerGrants>>,
+    compiled: HashMap<Matched, Weak<PeerGrants>>,
     /// The number of entries at which those of nobody connected are dropped; twice what was left the last time, so
     /// that looking through them costs little per peer.
     sweep_at: usize,
 }
 
 impl PeerCache {
+    /// The grants of a peer like this one, if they are there.
+    fn compiled(&self, matched: &Matched) -> Option<Arc<PeerGrants>> {
+        self.compiled.get(matched)?.upgrade()
+    }
+
     /// Keeps `grants`, unless somebody else was quicker; gives what is kept.
-    fn insert(&mut self, key: PeerKey, grants: Arc<PeerGrants>) -> Arc<PeerGrants> {
+    fn insert(&mut self, key: PeerKey, matched: Matched, grants: Arc<PeerGrants>) -> Arc<PeerGrants> {
         if let Some(kept) = self.grants.get(&key) {
             return Arc::clone(kept);
         }
+        let grants = self.compiled(&matched).unwrap_or(grants);
         if self.grants.len() >= self.sweep_at.max(CACHED_PEERS) {
-            self.grants.retain(|_, grants| Arc::strong_count(grants) > 1);
-            self.sweep_at = 2 * self.grants.len();
+            self.sweep();
         }
+        self.compiled.insert(matched, Arc::downgrade(&grants));
         Arc::clone(self.grants.entry(key).insert_entry(grants).get())
+    }
+
+    /// Drops what no connected peer holds: all its references are this map's.
+    fn sweep(&mut self) {
+        let mut own: HashMap<*const PeerGrants, usize> = HashMap::new();
+        for grants in self.grants.values() {
+            *own.entry(Arc::as_ptr(grants)).or_default() += 1;
+        }
+        self.grants.retain(|_, grants| Arc::strong_count(grants) > own[&Arc::as_ptr(grants)]);
+        self.compiled.retain(|_, grants| grants.strong_count() > 0);
+        self.sweep_at = 2 * self.grants.len();
     }
 }
 
@@ -83,6 +102,17 @@ struct PeerKey {
     home: Option<PathBuf>,
     /// The capabilities that a narrowed peer keeps, in order; `None` for one that is not narrowed.
     kept: Option<Box<[usize]>>,
+}
+
+/// What the facts of a peer amount to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Matched {
+    /// The capabilities that match it, in order.
+    capabilities: Box<[usize]>,
+    /// Those that it keeps, if it is narrowed.
+    kept: Option<Box<[usize]>>,
+    /// Its home, where a scope may ask for it.
+    home: Option<PathBuf>,
 }
 
 /// Which capabilities may match a peer: by uid where a matcher names one, else by a group, else always.
@@ -188,13 +218,14 @@ impl PolicySnapshot {
         }
     }
 
-    /// What this policy gives a peer. Peers with equal facts share it. The cost depends on the capabilities that may
-    /// match this peer, not on how many there are; the first peer with its facts pays it.
+    /// What this policy gives a peer. Peers share it that the same capabilities match, if no scope of these may ask for
+    /// the peer's home. The cost depends on the capabilities that may match this peer, not on how many there are; the
+    /// first such peer pays it.
     #[must_use]
     pub fn peer(&self, facts: &PeerFacts) -> Arc<PeerGrants> {
         match facts.unmatchable() {
             Some(_) => Arc::default(),
-            None => self.cached(self.key(facts), facts),
+            None => self.cached(self.key(facts)),
         }
     }
 
@@ -217,7 +248,7 @@ impl PolicySnapshot {
         let unknown = identifiers.iter().map(AsRef::as_ref).filter(|name| !keeps(name)).map(str::to_owned);
         let unknown = unknown.collect();
         key.kept = Some(kept);
-        Narrowed { grants: self.cached(key, facts), unknown }
+        Narrowed { grants: self.cached(key), unknown }
     }
 
     fn key(&self, facts: &PeerFacts) -> PeerKey {
@@ -226,13 +257,22 @@ impl PolicySnapshot {
         PeerKey { subject, home: facts.home.clone(), kept: None }
     }
 
-    fn cached(&self, key: PeerKey, facts: &PeerFacts) -> Arc<PeerGrants> {
+    fn cached(&self, key: PeerKey) -> Arc<PeerGrants> {
         if let Some(grants) = self.cache().grants.get(&key) {
             return Arc::clone(grants);
         }
         // While the cache is free: whoever only looks something up must not wait for it.
-        let grants = Arc::new(self.compile(&key, facts));
-        self.cache().insert(key, grants)
+        let matched = self.matched(&key);
+        let alike = self.cache().compiled(&matched);
+        let grants = alike.unwrap_or_else(|| Arc::new(self.compile(&matched)));
+        self.cache().insert(key, matched, grants)
+    }
+
+    fn matched(&self, key: &PeerKey) -> Matched {
+        let capabilities = self.matching_ids(&key.subject);
+        let personal = capabilities.iter().any(|i| self.capabilities[*i].personal);
+        let home = key.home.clone().filter(|_| personal);
+        Matched { capabilities: capabilities.into(), kept: key.kept.clone(), home }
     }
 
     /// Whether [`peer`](Self::peer) is one lookup for a peer with these facts, as it is while the grants of one like it are
@@ -262,13 +302,13 @@ impl PolicySnapshot {
         candidates
     }
 
-    fn compile(&self, key: &PeerKey, facts: &PeerFacts) -> PeerGrants {
+    fn compile(&self, matched: &Matched) -> PeerGrants {
         let mut build = GrantsBuilder::default();
-        for i in self.matching_ids(&key.subject) {
-            let kept = key.kept.as_ref().is_none_or(|kept| kept.binary_search(&i).is_ok());
-            build.add(&self.capabilities[i], if kept { Stay::Whole } else { Stay::Denials });
+        for i in &matched.capabilities {
+            let kept = matched.kept.as_ref().is_none_or(|kept| kept.binary_search(i).is_ok());
+            build.add(&self.capabilities[*i], if kept { Stay::Whole } else { Stay::Denials });
         }
-        let context = ScopeContext::new(Arc::clone(&self.variables), facts.home.as_deref());
+        let context = ScopeContext::new(Arc::clone(&self.variables), matched.home.as_deref());
         build.finish(self, &Arc::new(context))
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{OWN, Users, allows, ana, bob, compile, compiled, granted, lines, may, policy};
+use super::{OWN, Users, ana, bob, compile, compiled, granted, lines, may, policy};
 use crate::authority::{
     Denial, DevOptions, Format, OVERFLOW_ID, PeerFacts, Platform, ScopeVariable, Source, Verdict,
 };
@@ -195,27 +195,6 @@ fn a_capability_for_another_platform_is_checked_and_grants_nothing() {
 }
 
 #[test]
-fn peers_with_equal_facts_share_their_grants() {
-    let snapshot = compiled("identifier = 'c'\npeers = ['everyone']\npermissions = ['allow-greet']").snapshot;
-    let first = snapshot.peer(&PeerFacts::new(7, 7, [1, 2]).with_pid(1));
-    assert!(Arc::ptr_eq(&first, &snapshot.peer(&PeerFacts::new(7, 7, [2, 1, 1]).with_pid(2))));
-    assert!(!Arc::ptr_eq(&first, &snapshot.peer(&PeerFacts::new(7, 7, [1]))));
-    assert!(!Arc::ptr_eq(&first, &snapshot.peer(&PeerFacts::new(8, 7, [1, 2]))));
-}
-
-#[test]
-fn grants_of_peers_who_left_are_dropped_at_some_number() {
-    let snapshot = compiled("identifier = 'c'\npeers = ['everyone']\npermissions = ['allow-greet']").snapshot;
-    let kept = snapshot.peer(&PeerFacts::new(1, 1, []));
-    let left = Arc::downgrade(&snapshot.peer(&PeerFacts::new(2, 2, [])));
-    for uid in 3..4000 {
-        assert!(allows(&snapshot.peer(&PeerFacts::new(uid, uid, [])), "greet"));
-    }
-    assert!(left.upgrade().is_none());
-    assert!(Arc::ptr_eq(&kept, &snapshot.peer(&PeerFacts::new(1, 1, []))));
-}
-
-#[test]
 fn grant_ids_are_not_used_again_after_a_reload() {
     let id = |revision| {
         let policy = policy().revision(revision).compile().unwrap();
@@ -285,4 +264,49 @@ fn circumstances_that_make_no_sense_are_errors() {
     let twice =
         crate::authority::Policy::new(OWN, &Users).manifest(super::plugin("a")).manifest(super::plugin("a"));
     assert_eq!(lines(&twice.compile().unwrap_err()), "plugin a: registered twice\n");
+}
+
+#[test]
+fn peers_share_what_the_same_capabilities_give_them_unless_a_scope_may_ask_whose_home_it_is() {
+    let policy = compiled(
+        "[[capabilities]]\nidentifier = 'all'\npeers = ['everyone']\npermissions = ['allow-greet', 'core:default']\n\
+         [[capabilities]]\nidentifier = 'dev'\npeers = ['group:dev']\npermissions = ['fs:allow-read-file']\n",
+    );
+    let peer = |facts: &PeerFacts| policy.snapshot.peer(facts);
+    let stranger = PeerFacts::new(4242, 4242, []);
+    assert!(Arc::ptr_eq(&peer(&ana()), &peer(&stranger)));
+    assert!(Arc::ptr_eq(&peer(&ana()), &peer(&ana())));
+    let in_groups =
+        |groups: &[u32]| peer(&PeerFacts::new(1001, 7, groups).with_names(&Users).with_pid(groups[0]));
+    assert!(Arc::ptr_eq(&in_groups(&[100, 1]), &in_groups(&[1, 100, 1])), "groups are a set");
+    // Of the group: equal facts, and homes that differ.
+    let in_dev = PeerFacts::new(4242, 100, []);
+    assert!(!Arc::ptr_eq(&peer(&bob()), &peer(&ana())));
+    assert!(!Arc::ptr_eq(&peer(&bob()), &peer(&in_dev)));
+    assert!(Arc::ptr_eq(&peer(&in_dev), &peer(&PeerFacts::new(4243, 100, []))), "neither has a home");
+    // Narrowed alike, they share, and not with those that are not.
+    let narrowed = |facts: &PeerFacts| policy.snapshot.peer_narrowed(facts, &["all"]).grants;
+    assert!(Arc::ptr_eq(&narrowed(&ana()), &narrowed(&stranger)));
+    assert!(!Arc::ptr_eq(&narrowed(&ana()), &peer(&ana())));
+    assert!(!Arc::ptr_eq(&narrowed(&bob()), &narrowed(&ana())), "what it gave up still denies");
+}
+
+#[test]
+fn what_nobody_holds_is_dropped_and_what_somebody_holds_stays_shared() {
+    let policy = compiled(
+        "identifier = 'c'\npeers = ['everyone']\npermissions = [{ identifier = 'fs:allow-read-file', allow = ['$PEER_HOME/**'] }]",
+    );
+    let at_home = |uid: u32| {
+        let mut facts = PeerFacts::new(uid, uid, []);
+        facts.home = Some(format!("/home/{uid}").into());
+        policy.snapshot.peer(&facts)
+    };
+    let held = at_home(7);
+    let weak = Arc::downgrade(&at_home(8));
+    assert!(weak.upgrade().is_some(), "kept for the next connection");
+    for uid in 10_000..14_000 {
+        drop(at_home(uid));
+    }
+    assert!(weak.upgrade().is_none(), "thousands of others came and went");
+    assert!(Arc::ptr_eq(&held, &at_home(7)));
 }
