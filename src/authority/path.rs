@@ -336,6 +336,50 @@ mod tests {
         }
     }
 
+    /// Names that look alike, or that another file system would take for one: here they are as different as the kernel has
+    /// them, so that neither allows what the other names nor escapes a denial by being written like it.
+    #[test]
+    fn case_normal_forms_and_invisible_characters_make_other_files() {
+        let twins = [
+            ("/a/caf\u{e9}", "/a/cafe\u{301}"),
+            ("/a/\u{212b}", "/a/\u{c5}"),
+            ("/a/file", "/a/File"),
+            ("/a/stra\u{df}e", "/a/STRASSE"),
+            ("/a/\u{130}", "/a/i\u{307}"),
+            ("/a/\u{430}", "/a/a"),
+            ("/a/b", "/a/b\u{200b}"),
+            ("/a/b", "/a/\u{202e}b"),
+            ("/a/b", "/a/b "),
+            ("/a/b", "/a\u{2215}b"),
+            ("/a/\u{ff0e}\u{ff0e}/b", "/a/../b"),
+        ];
+        for (written, other) in twins {
+            assert!(matches(written, written), "{written}");
+            let found = scope(json!(written)).matches_path(Path::new(other));
+            assert!(!found.unwrap_or(false), "{written} must not match {other}");
+            let deny = PathScope::parse(&json!(written), ScopeRole::Deny, &ScopeContext::default()).unwrap();
+            assert!(deny.matches(Path::new(written)) && !deny.matches(Path::new(other)), "{other}");
+        }
+        // What looks like dots and is none crosses nothing and is no dotfile.
+        assert!(matches("/a/*", "/a/\u{ff0e}b") && !matches("/a/*", "/a/.b"));
+        assert!(!matches("/a/*", "/a/b\u{2215}c/d") && matches("/a/*", "/a/b\u{2215}c"));
+    }
+
+    /// A file may be called as a pattern is written: it is text like any other.
+    #[test]
+    fn glob_characters_in_a_path_mean_themselves() {
+        for path in
+            ["/a/*", "/a/**", "/a/?", "/a/[b]", "/a/[!b]", "/a/{b,c}", "/a/$HOME", "/a/$PEER_HOME", "/a/\\*"]
+        {
+            assert!(!matches("/a/b", path), "{path}");
+            assert!(!matches("$PEER_HOME/b", path), "{path}");
+            assert!(matches("/a/*", path), "{path}");
+            let only = scope(json!(PathScope::escape(path)));
+            assert!(only.matches(Path::new(path)) && !only.matches(Path::new("/a/b")), "{path}");
+        }
+        assert!(!matches("/a/*/c", "/a/**/b/c") && !matches("/a/b", "/**"));
+    }
+
     #[test]
     fn patterns_are_read_strictly() {
         let wanted = "a path scope is a string or { path = \"…\", dotfiles = true }";

@@ -2,6 +2,9 @@
 //!
 //! Owns the profile of Draft 2020-12 that interfaces are written in. What is outside of it is refused when a schema is
 //! read: to pass over a keyword would pass values that its author meant to refuse.
+//!
+//! A validator crate would double the library's dependencies: without features it has 63 packages, and `jsonschema` alone
+//! has 75, `boon` 73 (2026-11).
 
 use serde_json::{Map, Value};
 
