@@ -32,7 +32,7 @@ pub(crate) struct Capability {
 }
 
 /// An entry of `permissions`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WrittenPermission {
     pub(crate) identifier: Identifier,
     pub(crate) location: Location,

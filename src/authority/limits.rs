@@ -100,6 +100,16 @@ pub(crate) fn read_limits(
 const LANES: [(&str, Lane); 4] =
     [("inline", Lane::Inline), ("pool", Lane::Pool), ("sealed", Lane::Sealed), ("file", Lane::File)];
 
+/// The names that `limits` may have.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().map(|(name, _)| name)
+}
+
+/// The names that `lanes` may have.
+pub(crate) fn lanes() -> impl Iterator<Item = &'static str> {
+    LANES.into_iter().map(|(name, _)| name)
+}
+
 /// Lanes that a peer may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerLanes(

@@ -111,7 +111,8 @@ pub(crate) struct MatcherReader<'a> {
 
 /// Kinds of matcher that other systems have and this one can't check; never to be taken for one that matches.
 const UNSUPPORTED: [&str; 2] = ["lsm", "sid"];
-const SUPPORTED: [&str; 6] = ["user", "uid", "group", "gid", "exe", "unit"];
+/// Those that this one checks.
+pub(crate) const SUPPORTED: [&str; 6] = ["user", "uid", "group", "gid", "exe", "unit"];
 
 impl MatcherReader<'_> {
     /// The matchers of one node; more than one for an `@name`. Nothing when it is wrong, which `findings` then says.

@@ -11,6 +11,7 @@
 mod builder;
 mod capability;
 mod document;
+mod editor;
 mod embedded;
 mod explain;
 mod glob;

@@ -136,6 +136,11 @@ impl Registry {
         self.plugins.contains_key(name)
     }
 
+    /// The names of all plugins, in order.
+    pub(crate) fn plugins(&self) -> impl Iterator<Item = &str> {
+        self.plugins.keys().map(String::as_str).filter(|name| !name.is_empty())
+    }
+
     /// All commands, in no order.
     pub fn commands(&self) -> impl Iterator<Item = &CommandName> {
         self.commands.keys()

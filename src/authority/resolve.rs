@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::capability::{Capability, TauriFiles, WrittenPermission};
-use super::identifier::Identifier;
 use super::limits::{PeerLanes, PeerLimits};
 use super::matcher::Matcher;
 use super::peer::Subject;
@@ -126,10 +125,12 @@ impl Resolver<'_> {
         origin: RuleOrigin,
         findings: &mut Findings,
     ) -> CapabilityRules {
-        let identifier = capability.identifier;
-        let entries = capability.permissions.into_iter();
-        let entries: Vec<EntryRules> =
-            entries.filter_map(|entry| self.entry(&identifier, entry, findings)).collect();
+        let identifier = Arc::clone(&capability.identifier);
+        let written =
+            capability.permissions.iter().map(|entry| (entry.clone(), self.is_pending(&capability, entry)));
+        let entries: Vec<EntryRules> = written
+            .filter_map(|(entry, is_pending)| self.entry(&identifier, entry, is_pending, findings))
+            .collect();
         if origin == RuleOrigin::File {
             for entry in &entries {
                 let local = capability.context.is_local();
@@ -157,30 +158,35 @@ impl Resolver<'_> {
         &'c self,
         capability: &'c Capability,
     ) -> impl Iterator<Item = PendingPermission> + 'c {
-        capability.permissions.iter().filter(|written| self.is_pending(&written.identifier)).map(|written| {
-            PendingPermission {
-                identifier: written.identifier.clone(),
-                capability: Arc::clone(&capability.identifier),
-                location: written.location.clone(),
-            }
+        let pending = capability.permissions.iter().filter(|written| self.is_pending(capability, written));
+        pending.map(|written| PendingPermission {
+            identifier: written.identifier.clone(),
+            capability: Arc::clone(&capability.identifier),
+            location: written.location.clone(),
         })
     }
 
-    fn is_pending(&self, identifier: &Identifier) -> bool {
-        let plugin = identifier.plugin().unwrap_or("");
-        !self.registry.has_plugin(plugin) && self.provided.contains(plugin)
+    /// Whether a permission of a plugin that isn't here may come to mean something: some capability lets peers provide the
+    /// plugin, or this one lets its own provide any. The latter is no licence for slips of the pen.
+    fn is_pending(&self, capability: &Capability, written: &WrittenPermission) -> bool {
+        let plugin = written.identifier.plugin().unwrap_or("");
+        let provides_any = || capability.provide.iter().any(|plugin| plugin.name == "*");
+        let is_slip = || nearest(plugin, self.registry.plugins()).is_some();
+        !self.registry.has_plugin(plugin)
+            && (self.provided.contains(plugin) || (!plugin.is_empty() && provides_any() && !is_slip()))
     }
 
     fn entry(
         &self,
         capability: &Arc<str>,
         written: WrittenPermission,
+        is_pending: bool,
         findings: &mut Findings,
     ) -> Option<EntryRules> {
         let WrittenPermission { identifier, location, scope } = written;
         let Some(resolved) = self.registry.resolved(identifier.as_str()) else {
             let plugin = identifier.plugin().unwrap_or("");
-            if self.is_pending(&identifier) {
+            if is_pending {
                 findings.warn(location.error(format!(
                     "\"{identifier}\" is pending: it grants nothing until a peer provides \"{plugin}\""
                 )));

@@ -141,7 +141,10 @@ impl ScopeKind {
         match self {
             ScopeKind::Opaque | ScopeKind::Checked(_) => Value::Bool(true),
             ScopeKind::Path => {
-                let path = text("A pattern over absolute paths: /srv/docs/**, $PEER_HOME/Pictures/*.png.");
+                let mut path =
+                    text("A pattern over absolute paths: /srv/docs/**, $PEER_HOME/Pictures/*.png.");
+                let variables = ScopeVariable::NAMES.join("|");
+                path["pattern"] = Value::from(format!("^(/|\\$({variables})(/|$))"));
                 let dotfiles = json!({
                     "type": "boolean",
                     "description": "Whether * and ** match what starts with a dot.",

@@ -89,6 +89,8 @@ pub(super) enum Command {
     Denials(DenialsArgs),
     /// Check capability files, with the daemon's own loader
     Check(CheckArgs),
+    /// Print JSON Schemas of capability and permission files, for editors
+    Schema(SchemaArgs),
     /// List the limits and quotas in force
     Limits,
     /// Print the counters of the daemon
@@ -286,6 +288,62 @@ pub(super) struct DenialsArgs {
     /// Go on with those to come, until interrupted
     #[arg(short, long)]
     pub(super) follow: bool,
+}
+
+/// A kind of file that people write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SchemaKind {
+    Capability,
+    Permission,
+}
+
+impl SchemaKind {
+    /// Its name in what `core.schema` answers.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            SchemaKind::Capability => "capability",
+            SchemaKind::Permission => "permission",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The permissions are those of the daemon that answers, with a description of each; offline, those of the \
+    plugins that every daemon has, and of the files that one would read.\n\nExamples:\n  \
+    invokectl schema > capability.schema.json\n  invokectl schema --out ./schemas\n  invokectl schema permission --offline"
+)]
+pub(super) struct SchemaArgs {
+    /// Which one goes to standard output
+    #[arg(value_enum, default_value_t = SchemaKind::Capability)]
+    pub(super) kind: SchemaKind,
+
+    /// Save all of them in this directory, as KIND.schema.json; - is standard output
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+
+    /// Ask the files that a daemon would read, not a daemon
+    #[arg(long)]
+    pub(super) offline: bool,
+
+    /// Know the plugins that a daemon has under --dev; offline
+    #[arg(long)]
+    pub(super) dev: bool,
+
+    /// With these permission files; offline
+    #[arg(long, value_name = "DIR")]
+    pub(super) permissions: Vec<PathBuf>,
+
+    /// With these interfaces of plugins that providers serve; offline
+    #[arg(long, value_name = "DIR")]
+    pub(super) interfaces: Vec<PathBuf>,
+}
+
+impl SchemaArgs {
+    /// Whether files are asked and not a daemon.
+    pub(super) fn is_offline(&self) -> bool {
+        self.offline || self.dev || !self.permissions.is_empty() || !self.interfaces.is_empty()
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -180,7 +180,7 @@ fn and_attachments<'a>(attachments: impl Iterator<Item = &'a Bytes>) -> String {
 }
 
 /// Writes beside the file and renames, so that nobody sees half of it; what is no regular file is written as it is.
-fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let existing = fs::metadata(path);
     if existing.as_ref().is_ok_and(|meta| !meta.is_file()) {
         return File::options().write(true).open(path)?.write_all(bytes);

@@ -23,6 +23,7 @@ mod list;
 mod output;
 mod policy_files;
 mod sandbox;
+mod schema;
 mod status;
 mod time;
 mod tour;
@@ -69,6 +70,7 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<(), Failure> {
         Command::Explain(args) => explain::run(global, args, output),
         Command::Denials(args) => denials::run(global, args, output),
         Command::Check(args) => check::run(global, args, output),
+        Command::Schema(args) => schema::run(global, args, output),
         Command::Limits => status::limits(global, output),
         Command::Stats => status::stats(global, output),
         Command::Doctor => doctor::run(global, output),

@@ -16,6 +16,7 @@ use crate::ipc::{
 use crate::plugin::{self, Plugin};
 
 pub(crate) mod explain;
+pub(crate) mod schema;
 
 /// The plugin.
 pub fn plugin(config: &Config) -> Plugin {
@@ -29,6 +30,7 @@ pub fn plugin(config: &Config) -> Plugin {
             "default",
             "allow-explain",
             "allow-denials",
+            "allow-schema",
             "allow-stats",
             "allow-limits",
             "allow-reload",
@@ -68,6 +70,8 @@ pub fn plugin(config: &Config) -> Plugin {
                 .argument(argument("since_ms", "u64"))
                 .argument(argument("limit", "u64"))
                 .argument(argument("wait_ms", "u64")),
+            Command::future("schema", schema::schema)
+                .docs("Gives JSON Schemas of capability and permission files, for editors."),
             Command::future("stats", stats).docs("Tells the counters of the daemon."),
             Command::future("limits", move |message| limits_for(limits.clone(), message))
                 .docs("Tells the limits and quotas in force for the caller."),

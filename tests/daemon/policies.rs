@@ -236,3 +236,59 @@ fn a_reload_ends_a_running_call_whose_grant_is_gone() {
     let answer = peer.next_frame().unwrap();
     assert_eq!((answer.header.stream, answer.header.known_kind()), (3, Some(FrameKind::Result)));
 }
+
+/// What `invoked --print-policy` prints with these flags, in the directory that `place` shares.
+fn printed(place: &crate::harness::Place, flags: &[&str]) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_invoked"))
+        .args(["--user", "--print-policy", "--config"])
+        .arg(place.write("print.toml", ""))
+        .args(flags)
+        .current_dir(place.path("files"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_printed_policy_is_what_is_in_force_and_loads_as_a_file() {
+    let start = Start::plain();
+    let always = printed(start.place(), &[]);
+    assert!(
+        always.contains("identifier = \"operate\"") && !always.contains("identifier = \"dev\""),
+        "{always}"
+    );
+    // Other files change nothing about it.
+    std::fs::create_dir_all(start.place().path("permissions/fs")).unwrap();
+    start
+        .place()
+        .write("permissions/fs/a.toml", "[[set]]\nidentifier = \"more\"\npermissions = [\"read\"]\n");
+    let permissions = start.place().path("permissions").display().to_string();
+    assert_eq!(printed(start.place(), &["--permissions", &permissions]), always);
+    let dev = printed(start.place(), &["--dev"]);
+    assert!(dev.starts_with(&always), "{dev}");
+
+    // Where --dev is in force, what allows a call stands at the line that is printed.
+    let daemon = Start::dev().run();
+    let readable = daemon.place().write("files/a", "x").display().to_string();
+    let explain = |daemon: &Daemon| {
+        let own = rustix::process::geteuid().as_raw();
+        let question = serde_json::json!({
+            "peer": { "uid": own }, "command": "fs.read_file", "arguments": { "path": &readable },
+        });
+        daemon.client().invoke::<Value>("core.explain", &question).unwrap()
+    };
+    let reason = explain(&daemon)["reasons"][0].as_str().unwrap().to_owned();
+    let (_, line) = reason.split_once("(--dev policy:").expect("it names the policy");
+    let line: usize = line.trim_end_matches(')').parse().unwrap();
+    let part = printed(daemon.place(), &["--dev"]).replacen(&always, "", 1);
+    assert!(part.trim_start().lines().nth(line - 1).unwrap().contains("fs:default"), "{part}");
+
+    // Saved as a file, it gives a daemon without the flag the same; the plugin of --dev is pending there.
+    let saved = printed(daemon.place(), &["--dev"]);
+    let place = daemon.kill();
+    place.write("capabilities/dev.toml", saved);
+    let daemon = Start::plain().at(place).run();
+    assert_eq!(explain(&daemon)["allowed"], true);
+    daemon.await_line(0, &["\"bench:default\" is pending"]);
+}

@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::world::{Ended, INVOKECTL, ctl, run};
+use crate::world::{Daemon, Ended, INVOKECTL, ctl, run};
 
 const SOUND: &str = "identifier = \"a\"\npeers = [\"uid:1000\"]\npermissions = [\"core:default\"]\n";
 
@@ -182,4 +182,49 @@ fn doctor_fails_where_no_daemon_answers_and_says_what_to_do() {
     let daemon = lines.iter().find(|line| line["check"] == "daemon").expect("asked");
     assert_eq!(daemon["status"], "fail");
     assert!(daemon["next"].is_string());
+}
+
+#[test]
+fn schemas_are_printed_and_saved() {
+    let daemon = Daemon::start();
+    let identifiers = |schema: &Value| {
+        let known = schema["definitions"]["identifier"]["oneOf"].as_array().expect("a list").clone();
+        known.iter().filter_map(|entry| entry["const"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let parse = |text: &str| serde_json::from_str::<Value>(text).expect("a schema");
+    let live = parse(&daemon.ctl(&["schema"]).expect(0).text());
+    assert!(identifiers(&live).contains(&"bench:default".to_owned()), "the daemon's own plugins");
+    let config = tempfile::tempdir().expect("a directory");
+    let offline = |words: &[&str]| {
+        let words = [&["--user", "schema"], words].concat();
+        run(Command::new(INVOKECTL).args(words).env("XDG_CONFIG_HOME", config.path()), b"")
+    };
+    let built_in = identifiers(&parse(&offline(&["--offline"]).expect(0).text()));
+    assert!(built_in.contains(&"fs:read".to_owned()) && !built_in.contains(&"bench:default".to_owned()));
+    assert!(identifiers(&parse(&offline(&["--dev"]).expect(0).text())).contains(&"bench:default".to_owned()));
+    let line = offline(&["permission", "--offline"]).expect(0).text();
+    assert_eq!(parse(&line)["title"], "A permission file of invoked");
+
+    let out = config.path().join("schemas");
+    let out = out.to_str().expect("text");
+    let saved = offline(&["--offline", "--out", out]).expect(0).text();
+    assert_eq!(saved, format!("{out}/capability.schema.json\n{out}/permission.schema.json\n"));
+    let text = std::fs::read_to_string(format!("{out}/capability.schema.json")).expect("saved");
+    assert_eq!(identifiers(&parse(&text)), built_in);
+
+    // A permission file brings its own names, with what it says of them.
+    let permissions = config.path().join("permissions/fs");
+    std::fs::create_dir_all(&permissions).expect("made");
+    let file = "[[permission]]\nidentifier = \"music\"\ndescription = \"Where the music is.\"\nscope.allow = [\"/m/**\"]\n";
+    std::fs::write(permissions.join("a.toml"), file).expect("written");
+    let directory = config.path().join("permissions");
+    let ended = offline(&["--permissions", directory.to_str().expect("text")]).expect(0);
+    assert!(ended.text().contains("Where the music is."));
+    std::fs::write(permissions.join("a.toml"), "x").expect("written");
+    assert!(
+        offline(&["--permissions", directory.to_str().expect("text")]).expect(1).stderr.contains("a.toml")
+    );
+
+    let none = format!("unix:{}/none.sock", config.path().display());
+    assert!(ctl(&["-a", &none, "schema"]).expect(5).stderr.contains("schema --offline"));
 }

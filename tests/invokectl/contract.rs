@@ -90,8 +90,10 @@ fn the_documentation_lists_every_code_with_its_exit_code() {
 
 #[test]
 fn help_has_examples_and_goes_to_standard_output() {
-    for words in [&["--help"][..], &["call", "--help"], &["bench", "latency", "--help"], &["tour", "--help"]]
-    {
+    let commands = ["call", "explain", "denials", "check", "schema", "tour", "completion"];
+    let mut helps: Vec<Vec<&str>> = commands.map(|command| vec![command, "--help"]).to_vec();
+    helps.extend([vec!["--help"], vec!["bench", "latency", "--help"]]);
+    for words in &helps {
         let text = ctl(words).expect(0).text();
         assert!(text.contains("invokectl "), "{text}");
     }

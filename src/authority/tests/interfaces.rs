@@ -52,6 +52,34 @@ fn compile(interface: Option<&str>, capability: &str) -> Result<CompiledPolicy, 
     .compile()
 }
 
+/// What `--dev` prints is such a file.
+#[test]
+fn who_may_provide_any_plugin_waits_for_any_but_not_for_a_slip() {
+    let file = |permission: &str| {
+        format!("identifier = 'c'\npeers = ['self']\nprovide = ['*']\npermissions = ['{permission}']\n")
+    };
+    let compiled = super::compiled(&file("later:default"));
+    assert_eq!(
+        super::lines(&compiled.warnings),
+        "t.toml:4:16: \"later:default\" is pending: it grants nothing until a peer provides \"later\"\n"
+    );
+    assert_eq!(compiled.snapshot.pending().len(), 1);
+    for (slip, error) in [
+        ("fss:default", "unknown permission \"fss:default\"; did you mean \"fs:default\"?"),
+        ("fs:defualt", "unknown permission \"fs:defualt\"; did you mean \"fs:default\"?"),
+        ("allow-gret", "unknown permission \"allow-gret\"; did you mean \"allow-greet\"?"),
+    ] {
+        let errors = super::compile(&file(slip)).unwrap_err();
+        assert_eq!(super::lines(&errors), format!("t.toml:4:16: {error}\n"));
+    }
+    // It is not for the peers of others to wait.
+    let other = "[[capabilities]]\nidentifier = 'd'\npeers = ['self']\npermissions = ['later:default']\n";
+    let both = format!("[[capabilities]]\n{}{other}", file("core:default"));
+    assert!(
+        super::lines(&super::compile(&both).unwrap_err()).contains("unknown permission \"later:default\"")
+    );
+}
+
 #[test]
 fn a_permission_of_a_plugin_that_may_be_provided_is_pending() {
     let compiled = compile(None, CAPABILITY).unwrap();

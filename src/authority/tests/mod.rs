@@ -2,6 +2,7 @@
 
 mod added;
 mod documents;
+mod editors;
 mod explanations;
 mod files;
 mod fixtures;
