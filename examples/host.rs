@@ -93,3 +93,24 @@ async fn wait_for(title: &str, notebook: State<'_, Notebook>) -> Result<Note, No
         drop(changes.changed().await);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use invoked::authority::PeerFacts;
+    use invoked::generate_handler;
+    use invoked::ipc::ErrorCode;
+    use invoked::testing::{InvokeRequest, MockApp, assert_ipc_fault, assert_ipc_response, mock_builder};
+
+    use super::*;
+
+    #[test]
+    fn only_operators_may_count() -> Result<(), Box<dyn std::error::Error>> {
+        let notes = mock_builder().manage(Notebook::default()).invoke_handler(generate_handler![add, count]);
+        let app = MockApp::new(notes)?;
+        app.add_capability("identifier = 'ops'\npeers = ['gid:20']\npermissions = ['allow-count']")?;
+        let operator = app.peer(PeerFacts::new(1000, 1000, [20]));
+        assert_ipc_response::<_, ()>(&operator, InvokeRequest::new("count"), Ok(0));
+        assert_ipc_fault(&app.user(1000), InvokeRequest::new("count"), ErrorCode::PermissionDenied);
+        Ok(())
+    }
+}

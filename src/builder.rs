@@ -244,7 +244,7 @@ impl<N> Builder<Wry, N> {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        daemon.spawn(listener)
+        daemon.spawn(Some(listener))
     }
 
     /// Everything but the socket.

@@ -86,6 +86,9 @@ pub enum Error {
     /// The daemon could not be built or started.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The policy was not changed.
+    #[error(transparent)]
+    Change(#[from] crate::daemon::ChangeError),
     /// A task panicked or was cancelled.
     #[error(transparent)]
     JoinError(#[from] tokio::task::JoinError),

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::handle::AppHandle;
+use crate::authority::AddedCapability;
 use crate::ipc::{CallError, CancellationToken, Fault, Outcome, Peer, PeerId, Runtime};
 
 /// What runs calls: the daemon.
@@ -24,6 +25,9 @@ pub(crate) trait Bus: Send + Sync {
 
     /// Lets open calls end, then stops.
     fn stop(&self);
+
+    /// Adds to the policy; blocks.
+    fn add_capability(&self, capability: AddedCapability) -> crate::Result<()>;
 }
 
 /// A call that a command makes.

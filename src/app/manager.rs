@@ -5,6 +5,8 @@ use std::sync::MutexGuard;
 use super::handle::{App, AppHandle, PackageInfo};
 use super::path::PathResolver;
 use super::resources::{ResourceTable, lock};
+use crate::authority::RuntimeCapability;
+use crate::daemon::ChangeError;
 use crate::ipc::{Runtime, State, StateManager};
 
 /// State, paths and facts of the application, for [`AppHandle`] and [`App`].
@@ -55,6 +57,20 @@ pub trait Manager<R: Runtime>: sealed::HasHandle<R> {
     /// Nothing that waits may be done meanwhile.
     fn resources_table(&self) -> MutexGuard<'_, ResourceTable> {
         lock(self.handle().table())
+    }
+
+    /// Adds a capability to the policy: the text of a capability file, or a
+    /// [`CapabilityBuilder`](crate::authority::CapabilityBuilder). It is in force when this returns, and stays until the daemon ends.
+    ///
+    /// # Errors
+    /// What is wrong with it; also in an inline command, which must not wait.
+    fn add_capability(&self, capability: impl RuntimeCapability) -> crate::Result<()> {
+        let capability =
+            capability.build().map_err(|errors| crate::Error::from(ChangeError::Policy(errors)))?;
+        match self.handle().bus() {
+            Some(bus) => bus.add_capability(capability),
+            None => Err(ChangeError::Stopped.into()),
+        }
     }
 
     /// Name and version of the application.

@@ -1,5 +1,6 @@
 //! How other threads, and commands, ask the daemon's loop for something.
 
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::ipc::PeerId;
 use crate::session::Hub;
 
 /// Something that the loop does for somebody else.
-pub(crate) type Ask = Box<dyn FnOnce(&Hub) + Send>;
+pub(crate) type Ask = Box<dyn FnOnce(&Rc<Hub>) + Send>;
 
 /// Questions that wait for the loop, at most.
 const ASKS_MAX: usize = 256;
@@ -184,7 +185,7 @@ impl DaemonHandle {
         &self,
         policy: Arc<PolicySnapshot>,
         prepared: Vec<Arc<PeerGrants>>,
-    ) -> impl FnOnce(&Hub) + Send + 'static {
+    ) -> impl FnOnce(&Rc<Hub>) + Send + 'static {
         let handle = self.clone();
         move |hub| {
             hub.set_policy(Arc::clone(&policy), prepared);
@@ -219,7 +220,7 @@ impl DaemonHandle {
     /// Runs `question` on the loop; `None` if the daemon has stopped.
     pub(crate) async fn ask<R: Send + 'static>(
         &self,
-        question: impl FnOnce(&Hub) -> R + Send + 'static,
+        question: impl FnOnce(&Rc<Hub>) -> R + Send + 'static,
     ) -> Option<R> {
         let (answer, answered) = oneshot::channel();
         let ask: Ask = Box::new(move |hub| {
@@ -231,9 +232,9 @@ impl DaemonHandle {
     }
 
     /// [`ask`](Self::ask) for a thread without a runtime, which must not be that of the loop.
-    fn ask_blocking<R: Send + 'static>(
+    pub(super) fn ask_blocking<R: Send + 'static>(
         &self,
-        question: impl FnOnce(&Hub) -> R + Send + 'static,
+        question: impl FnOnce(&Rc<Hub>) -> R + Send + 'static,
     ) -> Option<R> {
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
         let mut ask: Ask = Box::new(move |hub| {

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::DaemonHandle;
 use crate::app::{Bus, BusCall};
+use crate::authority::AddedCapability;
 use crate::broker::LocalCall;
 use crate::ipc::{Fault, Outcome, PeerId};
 use crate::session::LocalWaiter;
@@ -20,6 +21,10 @@ impl Bus for DaemonHandle {
 
     fn stop(&self) {
         self.shutdown();
+    }
+
+    fn add_capability(&self, capability: AddedCapability) -> crate::Result<()> {
+        Ok(self.authority().add_capability_blocking(capability).map(drop)?)
     }
 }
 

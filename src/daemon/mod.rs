@@ -6,6 +6,7 @@ mod authority;
 mod footprint;
 mod handle;
 mod local;
+mod loopback;
 mod policy_source;
 mod process;
 #[cfg(feature = "watch")]
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 
 pub use authority::{ChangeError, RuntimeAuthority};
 pub use handle::{DaemonHandle, ReloadError, Reloaded};
+pub(crate) use loopback::LoopbackPeer;
 pub(crate) use policy_source::{PolicySource, SourceState};
 
 use crate::app::{AppHandle, Manager};
@@ -124,8 +126,8 @@ impl Drop for Running {
 }
 
 impl Daemon {
-    /// Serves `listener` on a thread of its own.
-    pub(crate) fn spawn(mut self, listener: Listener) -> Result<Running, BuildError> {
+    /// Serves `listener`, if there is one, on a thread of its own.
+    pub(crate) fn spawn(mut self, listener: Option<Listener>) -> Result<Running, BuildError> {
         let (handle, asks) = DaemonHandle::new(Arc::clone(&self.source), Arc::clone(&self.policy));
         let of_daemon = handle.clone();
         let workers = self.set_up(&handle)?;
@@ -146,7 +148,7 @@ impl Daemon {
         until: impl FnOnce(DaemonHandle) -> F,
     ) -> Result<(), BuildError> {
         let workers = self.set_up(&handle)?;
-        self.run_set_up(listener, workers, handle, asks, until)
+        self.run_set_up(Some(listener), workers, handle, asks, until)
     }
 
     /// Starts the workers and runs the setup hooks on this thread.
@@ -166,7 +168,7 @@ impl Daemon {
 
     fn run_set_up<F: Future<Output = ()>>(
         self,
-        listener: Listener,
+        listener: Option<Listener>,
         workers: Workers,
         handle: DaemonHandle,
         asks: mpsc::Receiver<Ask>,
@@ -190,7 +192,7 @@ impl Daemon {
 
     async fn serve(
         self,
-        listener: Listener,
+        listener: Option<Listener>,
         runner: Runner,
         completions: mpsc::Receiver<Completion>,
         handle: DaemonHandle,
@@ -213,9 +215,10 @@ impl Daemon {
         let slow = Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms);
         let hub = Rc::new(Hub::new(broker, runner, connection_settings(&self.config), slow));
         hub.set_own_peer(hub.admit_local(own_facts(self.source.own_uid)));
-        let listener = AsyncListener::new(listener).map_err(BuildError::io("watching the socket"))?;
+        let listener =
+            listener.map(AsyncListener::new).transpose().map_err(BuildError::io("watching the socket"))?;
         let admission = Rc::new(Admission::new(Rc::clone(&hub), &self.config));
-        let accepting = tokio::task::spawn_local(accept(listener, admission));
+        let accepting = listener.map(|listener| tokio::task::spawn_local(accept(listener, admission)));
         let mut attending = attend(&hub, completions);
         #[cfg(feature = "watch")]
         if self.config.policy.watch {
@@ -231,8 +234,10 @@ impl Daemon {
             }
         }
         // The socket's name goes first, so that whoever connects from now on is told that nobody listens.
-        accepting.abort();
-        drop(accepting.await);
+        if let Some(accepting) = accepting {
+            accepting.abort();
+            drop(accepting.await);
+        }
         let grace = Duration::from_millis(self.config.runtime.drain_timeout_ms);
         drain(&hub, &mut asks, grace).await;
         attending.shutdown().await;

@@ -38,6 +38,7 @@ pub use headers::{HeaderValue, Headers, ToStrError};
 pub(crate) use invoke::WireCall;
 pub use invoke::{Invoke, InvokeMessage, Request};
 pub use invoked_proto::body::Body;
+pub use invoked_proto::registry::{Delivery, ErrorCode};
 pub use peer::{Origin, Peer, PeerId};
 pub(crate) use resolver::ReplySink;
 pub use resolver::{InvokeResolver, InvokeResponder, OwnedInvokeResponder, Replied};
@@ -46,4 +47,5 @@ pub use runtime::{Runtime, Wry};
 pub use scope::{CommandScope, GlobalScope, ScopeValue};
 pub use state::{State, StateManager};
 
-pub use crate::authority::{ScopeObject, ScopeObjectMatch};
+pub use crate::authority::{CapabilityBuilder, RuntimeCapability, ScopeObject, ScopeObjectMatch};
+pub use crate::daemon::RuntimeAuthority;

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use invoked_proto::registry::ErrorCode;
+use serde_json::Value;
 
 use super::argument::{CommandArg, CommandItem};
 use super::error::{Fault, InvokeError};
 use super::runtime::Runtime;
 pub use crate::authority::CompiledScope as ScopeValue;
-use crate::authority::{Grant, ScopeDenial, ScopeObject, ScopeObjectMatch, ScopeVerdict};
+use crate::authority::{
+    Grant, Judged, ScopeDenial, ScopeObject, ScopeObjectMatch, ScopeRefusal, ScopeVerdict,
+};
 
 /// The scope of the grants that allow this call: what the capability files say behind the command's permissions.
 ///
@@ -32,7 +35,7 @@ use crate::authority::{Grant, ScopeDenial, ScopeObject, ScopeObjectMatch, ScopeV
 /// ```
 #[derive(Debug)]
 pub struct CommandScope<'a, T: ScopeObject> {
-    grant: &'a Grant,
+    grant: &'a Arc<Grant>,
     value: &'a Arc<ScopeValue<T>>,
 }
 
@@ -73,6 +76,30 @@ impl<T: ScopeObjectMatch> CommandScope<'_, T> {
     /// Whether the command may touch `input`, and if not, why. The reason is for the operator; it must not reach the peer.
     pub fn check(&self, input: &T::Input) -> ScopeVerdict {
         self.grant.check::<T>(input)
+    }
+
+    /// Refuses the call if the command may not touch `input`. `shown` is what the refusal calls it, an argument or what it
+    /// stands for; the operator's log, and `core.explain`, tell the reason and what would allow it.
+    ///
+    /// ```
+    /// use invoked::authority::PrefixScope;
+    /// use invoked::ipc::{CommandScope, Fault};
+    ///
+    /// #[invoked::command]
+    /// fn open(url: String, scope: CommandScope<'_, PrefixScope>) -> Result<(), Fault> {
+    ///     scope.require(url.as_str(), &url)?;
+    ///     Ok(())
+    /// }
+    /// # let _handler = invoked::generate_handler![open];
+    /// ```
+    ///
+    /// # Errors
+    /// `permission_denied`.
+    pub fn require(&self, input: &T::Input, shown: impl Into<Value>) -> Result<(), Fault> {
+        match self.check(input) {
+            ScopeVerdict::Allowed => Ok(()),
+            ScopeVerdict::Denied(denial) => Err(refusal(self.grant, denial, &shown.into())),
+        }
     }
 }
 
@@ -129,14 +156,15 @@ impl<'de, R: Runtime, T: ScopeObject> CommandArg<'de, R> for GlobalScope<'de, T>
 
 /// A deny value has no meaning to the command, so it denies everything.
 fn unreadable<R: Runtime>(item: &CommandItem<'_, R>, denial: &ScopeDenial) -> Fault {
-    let (command, peer) = (item.message.name(), item.message.peer());
-    if let ScopeDenial::DeniedBy { scope, invalid: Some(error), .. } = denial {
-        let location = scope.location();
-        tracing::warn!(
-            command,
-            uid = peer.uid,
-            "a deny value of {location} can't be read and denies everything: {error}"
-        );
-    }
-    Fault::refusal(ErrorCode::PermissionDenied, format!("this peer may not call {command}"))
+    refusal(item.message.grant(), denial.clone(), &Value::Null)
+}
+
+fn refusal(grant: &Arc<Grant>, denial: ScopeDenial, shown: &Value) -> Fault {
+    let command = grant.command().as_str();
+    let text = match shown {
+        Value::Null => format!("this peer may not call {command}"),
+        shown => format!("this peer may not call {command} with {shown}"),
+    };
+    let refusal = ScopeRefusal { grant: Arc::clone(grant), denial, argument: Judged::new(shown) };
+    Fault::scope_refusal(refusal, text)
 }

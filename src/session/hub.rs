@@ -98,6 +98,11 @@ impl Hub {
         READ_BUFFER
     }
 
+    /// What connections are held to where no capability says otherwise.
+    pub(super) fn settings(&self) -> Settings {
+        self.settings
+    }
+
     /// A process connected; `None` if there are too many connections.
     pub(crate) fn admit(&self, facts: PeerFacts) -> Option<PeerId> {
         let id = self.broker.borrow_mut().handle_connection(facts)?;

@@ -3,6 +3,7 @@
 mod claim;
 mod hub;
 mod local;
+mod loopback;
 mod turn;
 
 use std::cell::{Cell, RefCell};
@@ -23,6 +24,7 @@ use tokio::time::Sleep;
 pub(crate) use claim::ProcessClaim;
 pub(crate) use hub::Hub;
 pub(crate) use local::LocalWaiter;
+pub(crate) use loopback::{Loopback, LoopbackAsk, LoopbackCall};
 pub(crate) use turn::{Turn, Turns};
 
 use crate::ipc::PeerId;

@@ -135,6 +135,35 @@ fn plugins_are_set_up_before_the_application_and_both_before_the_first_call() ->
     Ok(())
 }
 
+#[tauri::command]
+fn let_in(app: AppHandle) -> tauri::Result<()> {
+    app.add_capability(tauri::ipc::CapabilityBuilder::new("late").peer("self").permission("clock:allow-zone"))
+}
+
+#[test]
+fn an_application_adds_capabilities_while_it_is_set_up_and_later() -> Result<(), Box<dyn Error>> {
+    let world = World::new();
+    let daemon = world
+        .builder("[]")
+        .plugin(clock())
+        .plugin_config("clock", json!({ "zone": "UTC" }))
+        .invoke_handler(tauri::generate_handler![let_in])
+        .setup(|app| {
+            let text = r#"{ "identifier": "early", "peers": ["self"], "permissions": ["allow-let-in"] }"#;
+            Ok(app.add_capability(text)?)
+        })
+        .serve(world.listener())?;
+    let client = world.client();
+    assert!(client.invoke::<String>("clock.zone", &json!({})).unwrap_err().is_permission_denied());
+    client.invoke::<()>("let_in", &json!({}))?;
+    assert_eq!(client.invoke::<String>("clock.zone", &json!({}))?, "UTC");
+    // A second one of the same name is refused, and the command can tell why.
+    let error = client.invoke::<()>("let_in", &json!({})).unwrap_err();
+    assert!(error.json::<String>().is_some_and(|text| text.contains("\"late\"")), "{error}");
+    daemon.shutdown()?;
+    Ok(())
+}
+
 #[test]
 fn state_that_is_missing_ends_the_call_and_nothing_else() -> Result<(), Box<dyn Error>> {
     let world = World::new();

@@ -218,6 +218,26 @@ fn a_command_sees_the_scopes_of_its_grant() {
     );
 }
 
+#[command]
+fn require(path: &str, scope: CommandScope<'_, PathScope>) -> Result<(), crate::ipc::Fault> {
+    scope.require(std::path::Path::new(path), path)
+}
+
+#[test]
+fn a_scope_refuses_in_the_words_of_the_daemon() {
+    let require = only(generate_handler![require]);
+    let entries = "{ identifier = 'test:allow-command', allow = ['/srv/**'] }";
+    gives(run(&require, json(r#"{"path":"/srv/a"}"#), Vec::new(), grant(true, entries)), "null");
+    match run(&require, json(r#"{"path":"/etc/a"}"#), Vec::new(), grant(true, entries)) {
+        Err(crate::ipc::CallError::Framework(fault)) => {
+            assert_eq!(fault.code, ErrorCode::PermissionDenied);
+            assert_eq!(fault.message, "this peer may not call test.command with \"/etc/a\"");
+            assert!(fault.scope_refused().is_some(), "the operator is told why");
+        }
+        other => panic!("it is refused: {other:?}"),
+    }
+}
+
 #[test]
 fn a_scope_that_was_not_declared_is_no_scope() {
     // Were it taken, everything would be allowed, whatever the files say.
