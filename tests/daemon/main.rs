@@ -11,6 +11,7 @@ mod access;
 mod allowances;
 mod attachments;
 mod bad_input;
+mod channels;
 mod child;
 mod files;
 mod floods;

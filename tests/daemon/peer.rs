@@ -9,7 +9,7 @@ use invoked_proto::decoder::{Decoder, Frame};
 use invoked_proto::header::Header;
 use invoked_proto::metadata::{Call, Failure, GoAway, Hello, Part};
 use invoked_proto::preface::Preface;
-use invoked_proto::registry::{Codec, ErrorCode, FrameKind, PREFACE_LEN, limits};
+use invoked_proto::registry::{Codec, ErrorCode, FrameKind, PREFACE_LEN, features, limits};
 use invoked_proto::testing::{AnyRecord, frame};
 
 use crate::harness::HANG;
@@ -48,8 +48,18 @@ impl RawPeer {
 
     /// Connects and shakes hands.
     pub(crate) fn open(path: &Path) -> Self {
+        Self::open_saying(path, &greeting())
+    }
+
+    /// The same, with channels in force.
+    pub(crate) fn open_with_channels(path: &Path) -> Self {
+        let preface = preface_with(1, 1, MAX_FRAME, features::CHANNELS);
+        Self::open_saying(path, &[&preface[..], &hello()].concat())
+    }
+
+    fn open_saying(path: &Path, greeting: &[u8]) -> Self {
         let mut peer = Self::connect(path);
-        peer.send(&greeting());
+        peer.send(greeting);
         let welcome = peer.next_frame().expect("a welcome");
         assert_eq!(welcome.header.known_kind(), Some(FrameKind::Welcome));
         peer
@@ -152,8 +162,12 @@ impl RawPeer {
 }
 
 pub(crate) fn preface(min: u16, max: u16, max_frame: u32) -> Bytes {
+    preface_with(min, max, max_frame, 0)
+}
+
+fn preface_with(min: u16, max: u16, max_frame: u32, features: u64) -> Bytes {
     let mut bytes = BytesMut::new();
-    Preface { version_min: min, version_max: max, max_frame, features: 0, instance: 1 }.encode(&mut bytes);
+    Preface { version_min: min, version_max: max, max_frame, features, instance: 1 }.encode(&mut bytes);
     bytes.freeze()
 }
 
