@@ -11,7 +11,7 @@ use bytes::Bytes;
 use invoked_proto::Text;
 use invoked_proto::body::{Assembly, Message, inline_len};
 use invoked_proto::connection::More;
-use invoked_proto::metadata::{Call, ChannelDeclaration, Failure, HeaderField};
+use invoked_proto::metadata::{Call, Failure, HeaderField};
 use invoked_proto::registry::{Delivery, ErrorCode, limits, tags};
 
 use super::local::is_local;
@@ -68,7 +68,7 @@ struct Admitted {
     grant: Arc<Grant>,
     headers: Vec<HeaderField>,
     deadline: Option<Instant>,
-    channels: Vec<ChannelDeclaration>,
+    channels: DeclaredChannels,
     /// How many calls stand above it.
     depth: u8,
 }
@@ -134,7 +134,7 @@ impl Broker {
         }
         self.stats.calls += 1;
         let command = call.command.clone();
-        match self.admit(now, peer, call, payload) {
+        match self.admit(now, (peer, stream), call, payload) {
             Ok((admitted, assembly, slot, memory)) => {
                 let state = CallState {
                     caller: Some((peer, stream)),
@@ -263,7 +263,7 @@ impl Broker {
     fn admit(
         &mut self,
         now: Instant,
-        peer: PeerId,
+        (peer, stream): (PeerId, u64),
         call: Call,
         payload: Bytes,
     ) -> Result<(Admitted, Assembly, Charge, Option<Charge>), Ending> {
@@ -298,10 +298,11 @@ impl Broker {
         self.stats.bytes_in += total;
         let assembly = Assembly::begin(call.parts, payload)
             .map_err(|error| not_delivered(error.wire_code(), &error.to_string()))?;
-        let (headers, channels) = (call.headers, call.channels);
+        let channels = self.open_channels(peer, stream, &call.channels, &grant);
+        let (headers, deadline) = (call.headers, Some(deadline));
         // A connection refuses the extension, so it is the daemon's own.
         let depth = call.extensions.find(tags::DEPTH).and_then(|value| value.first().copied()).unwrap_or(0);
-        let admitted = Admitted { command, grant, headers, deadline: Some(deadline), channels, depth };
+        let admitted = Admitted { command, grant, headers, deadline, channels, depth };
         Ok((admitted, assembly, slot, memory))
     }
 
@@ -365,7 +366,6 @@ impl Broker {
             self.deadlines.insert((at, id));
         }
         let peer = Arc::clone(&state.peer);
-        let channels = self.open_channels(caller, stream, &admitted.channels, &admitted.grant);
         let wire = WireCall {
             command: admitted.command.text(),
             headers,
@@ -375,7 +375,7 @@ impl Broker {
             deadline: admitted.deadline,
             depth: admitted.depth,
             stream,
-            channels,
+            channels: admitted.channels,
         };
         self.outputs.push_back(Output::Run(Run { call: id, place, command: admitted.command, wire }));
     }

@@ -1,8 +1,8 @@
 //! The channels of hosted commands: where each goes, and how it ends.
 //!
-//! Items wait in the channel's [`Pipe`]; whoever owns the connections moves them ([`Output::ServeChannel`]) as far as the
-//! receiver's credit reaches. A channel is known here from when its call runs until it has ended at either side; its
-//! handler is told of the end by the pipe.
+//! Items to the caller wait in the channel's [`Pipe`]; whoever owns the connections moves them ([`Output::ServeChannel`]) as
+//! far as the caller's credit reaches. Items from the caller are in `uploads`. A channel is known here from when its call is
+//! admitted until it has ended at either side; its handler is told of the end by the pipe, or the inlet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,9 +14,12 @@ use invoked_proto::registry::{Direction, ErrorCode};
 
 use super::output::Output;
 use super::sweep::{Epoch, is_kept};
+use super::uploads::Upload;
 use super::{Broker, PeerState};
 use crate::authority::Grant;
-use crate::ipc::{DeclaredChannels, PeerId, Pipe, PipeId, Ready, SendingEnd};
+use crate::ipc::{
+    DeclaredChannels, HandlerEnd, Inlet, PeerId, Pipe, PipeId, Ready, ReceivingEnd, SendingEnd,
+};
 
 /// Channels of one peer, by stream and index.
 pub(super) type PeerChannels = BTreeMap<(u64, u32), PipeId>;
@@ -24,20 +27,28 @@ pub(super) type PeerChannels = BTreeMap<(u64, u32), PipeId>;
 /// All channels that are open.
 #[derive(Debug)]
 pub(super) struct Channels {
-    open: HashMap<PipeId, Open>,
+    pub(super) open: HashMap<PipeId, Open>,
     next: u64,
     ready: Arc<Ready>,
 }
 
+/// A channel, until both its peer and its handler are done with it.
 #[derive(Debug)]
-struct Open {
-    peer: PeerId,
-    stream: u64,
-    channel: u32,
-    pipe: Arc<Pipe>,
+pub(super) struct Open {
+    pub(super) peer: PeerId,
+    pub(super) stream: u64,
+    pub(super) channel: u32,
+    pub(super) way: Way,
     grant: Arc<Grant>,
     /// The policy that it was last judged by.
     epoch: Epoch,
+}
+
+/// Which way the items of a channel go, and where they wait.
+#[derive(Debug)]
+pub(super) enum Way {
+    Down(Arc<Pipe>),
+    Up(Box<Upload>),
 }
 
 impl Channels {
@@ -56,22 +67,30 @@ impl Broker {
         Arc::clone(&self.channels.ready)
     }
 
-    /// Handlers have sent, or ended their channels.
+    /// Handlers have sent, or read, or let go of their channels.
     pub(crate) fn handle_ready(&mut self) {
         for id in self.channels.ready.take() {
-            self.serve(id);
+            if self.revoke_channel_if_gone(id) {
+                continue;
+            }
+            match self.channels.open.get(&id).map(|open| &open.way) {
+                Some(Way::Down(_)) => self.serve(id),
+                Some(Way::Up(_)) => self.settle_upload(id),
+                None => {}
+            }
         }
     }
 
     /// A channel of a peer takes items again.
     pub(crate) fn handle_channel_credited(&mut self, peer: PeerId, stream: u64, channel: u32) {
-        let id = self.peers.get(&peer).and_then(|state| state.channels.get(&(stream, channel)).copied());
-        if let Some(id) = id {
+        if let Some(id) = self.find_channel(peer, (stream, channel))
+            && !self.revoke_channel_if_gone(id)
+        {
             self.serve(id);
         }
     }
 
-    /// A channel of a peer has ended: its receiver wants no more, or its end is said.
+    /// A channel to a peer has ended: its receiver wants no more, or its end is said.
     pub(crate) fn handle_channel_end(&mut self, peer: PeerId, stream: u64, channel: u32) {
         self.close_channel(peer, (stream, channel), ErrorCode::Cancelled);
     }
@@ -81,7 +100,7 @@ impl Broker {
         self.close_channels(peer, stream, code);
     }
 
-    /// Opens what a call declares; its handler gets the sending ends.
+    /// Opens what a call declares; its handler gets the other ends.
     pub(super) fn open_channels(
         &mut self,
         peer: PeerId,
@@ -91,16 +110,26 @@ impl Broker {
     ) -> DeclaredChannels {
         let Some(state) = self.peers.get_mut(&peer) else { return DeclaredChannels::default() };
         let mut ends = Vec::new();
-        for declaration in declared.iter().filter(|declared| declared.direction == Direction::Down) {
+        for declaration in declared {
             let id = PipeId(self.channels.next);
             self.channels.next += 1;
-            let pipe = Pipe::new(id, Arc::clone(&self.channels.ready), state.account.items());
+            let ready = Arc::clone(&self.channels.ready);
+            let (way, end) = match declaration.direction {
+                Direction::Down => {
+                    let pipe = Pipe::new(id, ready, state.account.items());
+                    (Way::Down(Arc::clone(&pipe)), HandlerEnd::Sending(SendingEnd::new(pipe)))
+                }
+                Direction::Up => {
+                    let inlet = Inlet::new(id, ready);
+                    let upload = Upload::new(Arc::clone(&inlet), &state.account);
+                    (Way::Up(Box::new(upload)), HandlerEnd::Receiving(ReceivingEnd::new(inlet)))
+                }
+            };
             let channel = declaration.index;
             let (grant, epoch) = (Arc::clone(grant), self.epoch);
-            let open = Open { peer, stream, channel, pipe: Arc::clone(&pipe), grant, epoch };
-            self.channels.open.insert(id, open);
+            self.channels.open.insert(id, Open { peer, stream, channel, way, grant, epoch });
             state.channels.insert((stream, channel), id);
-            ends.push((channel, SendingEnd::new(pipe)));
+            ends.push((channel, end));
         }
         DeclaredChannels::new(ends)
     }
@@ -119,7 +148,7 @@ impl Broker {
     pub(super) fn abandon_channels(&mut self, state: &PeerState) {
         for id in state.channels.values() {
             if let Some(open) = self.channels.open.remove(id) {
-                open.pipe.close(ErrorCode::Unavailable);
+                open.close(ErrorCode::Unavailable, "the caller is gone");
             }
         }
     }
@@ -146,7 +175,7 @@ impl Broker {
     }
 
     /// The same for one channel, and tells whether it did. To be asked before anything of it goes out.
-    fn revoke_channel_if_gone(&mut self, id: PipeId) -> bool {
+    pub(super) fn revoke_channel_if_gone(&mut self, id: PipeId) -> bool {
         let Some(open) = self.channels.open.get(&id).filter(|open| open.epoch != self.epoch) else {
             return false;
         };
@@ -162,46 +191,75 @@ impl Broker {
         // One whose call is open ends with it.
         if !of_open_call {
             let (code, message) = (ErrorCode::Revoked, "a change of the policy took the grant away");
-            self.outputs.push_back(Output::CutChannel { peer, stream, channel, code, message });
+            self.outputs.push_back(match open.way {
+                Way::Down(_) => Output::CutChannel { peer, stream, channel, code, message },
+                Way::Up(_) => Output::StopChannel { peer, stream, channel },
+            });
             self.close_channel(peer, (stream, channel), code);
         }
         true
     }
 
-    /// The daemon stops: channels without a call take nothing more, send what waits, and end.
+    /// The daemon stops: channels without a call take nothing more, and end after what waits.
     pub(super) fn finish_channels(&mut self) {
         let calls =
-            |open: &&Open| self.peers.get(&open.peer).is_some_and(|s| s.calls.contains_key(&open.stream));
-        self.channels.open.values().filter(|open| !calls(open)).for_each(finish);
+            |open: &Open| self.peers.get(&open.peer).is_some_and(|s| s.calls.contains_key(&open.stream));
+        let all = self.channels.open.iter().filter(|(_, open)| !calls(open)).map(|(id, _)| *id);
+        let mut all: Vec<PipeId> = all.collect();
+        all.sort_unstable();
+        all.into_iter().for_each(|id| self.finish_channel(id));
     }
 
     /// The same for those of a call that ended while the daemon stops.
     pub(super) fn finish_channels_of(&mut self, peer: PeerId, stream: u64) {
         let Some(state) = self.peers.get(&peer) else { return };
-        for (_, id) in state.channels.range((stream, 0)..=(stream, u32::MAX)) {
-            self.channels.open.get(id).into_iter().for_each(finish);
+        let of_call = state.channels.range((stream, 0)..=(stream, u32::MAX));
+        let all: Vec<PipeId> = of_call.map(|(_, id)| *id).collect();
+        all.into_iter().for_each(|id| self.finish_channel(id));
+    }
+
+    fn finish_channel(&mut self, id: PipeId) {
+        let Some(open) = self.channels.open.get(&id) else { return };
+        let (peer, stream, channel) = (open.peer, open.stream, open.channel);
+        let (code, message) = (ErrorCode::Unavailable, "the daemon is stopping");
+        match &open.way {
+            Way::Down(pipe) => pipe.finish(code, message),
+            Way::Up(upload) => {
+                upload.end(Some(code), message);
+                self.outputs.push_back(Output::StopChannel { peer, stream, channel });
+            }
         }
     }
 
+    pub(super) fn find_channel(&self, peer: PeerId, key: (u64, u32)) -> Option<PipeId> {
+        self.peers.get(&peer)?.channels.get(&key).copied()
+    }
+
     fn serve(&mut self, id: PipeId) {
-        if self.revoke_channel_if_gone(id) {
+        let Some(Open { peer, stream, channel, way: Way::Down(pipe), .. }) = self.channels.open.get(&id)
+        else {
             return;
-        }
-        let Some(Open { peer, stream, channel, pipe, .. }) = self.channels.open.get(&id) else { return };
+        };
         let (peer, stream, channel, pipe) = (*peer, *stream, *channel, Arc::clone(pipe));
         self.outputs.push_back(Output::ServeChannel { peer, stream, channel, pipe });
     }
 
-    fn close_channel(&mut self, peer: PeerId, key: (u64, u32), code: ErrorCode) {
+    pub(super) fn close_channel(&mut self, peer: PeerId, key: (u64, u32), code: ErrorCode) {
         let id = self.peers.get_mut(&peer).and_then(|state| state.channels.remove(&key));
         if let Some(open) = id.and_then(|id| self.channels.open.remove(&id)) {
-            open.pipe.close(code);
+            open.close(code, "");
         }
     }
 }
 
-fn finish(open: &Open) {
-    open.pipe.finish(ErrorCode::Unavailable, "the daemon is stopping");
+impl Open {
+    /// Tells the handler that it is over, whatever waits.
+    fn close(&self, code: ErrorCode, message: &str) {
+        match &self.way {
+            Way::Down(pipe) => pipe.close(code),
+            Way::Up(upload) => upload.cut(code, message),
+        }
+    }
 }
 
 /// How far a channel was served.

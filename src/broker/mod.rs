@@ -17,6 +17,7 @@ mod stats;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -41,6 +42,7 @@ use slots::Slots;
 pub(crate) use stats::Stats;
 pub(crate) use sweep::Swept;
 use sweep::{Epoch, Sweep};
+pub(crate) use uploads::FirstOfItem;
 
 use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::commands::CommandTable;

@@ -81,6 +81,26 @@ pub(crate) enum Output {
         /// What waits.
         pipe: Arc<Pipe>,
     },
+    /// Ask the sender of a channel to send no more.
+    StopChannel {
+        /// The sender.
+        peer: PeerId,
+        /// Its stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+    },
+    /// Give credit back to the sender of a channel.
+    GiveCredit {
+        /// The sender.
+        peer: PeerId,
+        /// Its stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+        /// How much.
+        credit: u64,
+    },
     /// End a channel at once; its call has ended before.
     CutChannel {
         /// The receiver.

@@ -4,32 +4,37 @@
 //! go to is the broker's.
 
 mod budget;
+mod declared;
+mod inlet;
 mod pipe;
+mod reader;
 
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use invoked_proto::body::Message;
 use invoked_proto::registry::ErrorCode;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub(crate) use budget::{Budget, Common};
+use declared::claim;
+pub use declared::{ChannelSource, JavaScriptChannelId, NotAChannelId};
+pub(crate) use declared::{DeclaredChannels, HandlerEnd};
+pub(crate) use inlet::{Inlet, Taken};
 use pipe::Refused;
 pub(crate) use pipe::{End, Pipe, PipeId, Ready};
+pub(crate) use reader::ReceivingEnd;
+pub use reader::{ChannelItem, ChannelReader, FromItem, RecvError};
 
 use super::argument::{CommandArg, CommandItem};
 use super::body::InvokeResponseBody;
 use super::error::{Fault, InvokeError};
 use super::response::{IpcResponse, Response};
 use super::runtime::Runtime;
-
-/// How a channel stands in JSON arguments, before its index.
-const PLACEHOLDER: &str = "__CHANNEL__:";
 
 /// The sending end of a channel that the caller opened: a command takes it as an argument and sends items on it.
 ///
@@ -227,119 +232,7 @@ fn written<T: IpcResponse>(item: T) -> Result<Message, SendError> {
 
 impl<'de, R: Runtime, T> CommandArg<'de, R> for Channel<T> {
     fn from_command(item: CommandItem<'de, R>) -> Result<Self, InvokeError> {
-        let bad = |text: String| Fault::refusal(ErrorCode::InvalidArgument, text);
-        let (name, key) = (item.message.name(), item.key);
-        let Some(json) = item.message.argument(key)? else {
-            return Err(bad(format!("{name}: missing `{key}`, a channel: \"{PLACEHOLDER}<index>\"")).into());
-        };
-        let id: JavaScriptChannelId = serde_json::from_str(json)
-            .map_err(|error| bad(format!("argument `{key}` of {name}: {error}")))?;
-        let channel = id.channel_on(item.message);
-        Ok(channel.map_err(|fault| Fault {
-            message: format!("argument `{key}` of {name}: {}", fault.message),
-            ..fault
-        })?)
-    }
-}
-
-/// The channels that a call declares; copies share them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct DeclaredChannels(Option<Arc<Mutex<Vec<Declared>>>>);
-
-/// A channel under its index; `None` once it was taken.
-type Declared = (u32, Option<SendingEnd>);
-
-impl DeclaredChannels {
-    pub(crate) fn new(channels: impl IntoIterator<Item = (u32, SendingEnd)>) -> Self {
-        let channels: Vec<Declared> = channels.into_iter().map(|(index, end)| (index, Some(end))).collect();
-        DeclaredChannels((!channels.is_empty()).then(|| Arc::new(Mutex::new(channels))))
-    }
-
-    pub(crate) fn take<T>(&self, index: u32) -> Result<Channel<T>, Fault> {
-        let bad = |text: String| Fault::refusal(ErrorCode::InvalidArgument, text);
-        let undeclared = || bad(format!("the call declares no channel {index}"));
-        let mut channels =
-            self.0.as_ref().ok_or_else(undeclared)?.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = channels.iter_mut().find(|(declared, _)| *declared == index);
-        let (_, end) = found.ok_or_else(undeclared)?;
-        let end = end.take().ok_or_else(|| bad(format!("channel {index} is taken already")))?;
-        Ok(Channel::new(index, end))
-    }
-}
-
-/// A call, as the command sees it, whose channels can be taken: [`InvokeMessage`](super::InvokeMessage) and
-/// [`Request`](super::Request).
-pub trait ChannelSource {
-    /// Takes the channel of this index that the call declares. Each is taken once.
-    ///
-    /// # Errors
-    /// `invalid_argument` if the call declares none of this index on which the command sends, or it was taken before.
-    fn channel<T>(&self, index: u32) -> Result<Channel<T>, Fault>;
-}
-
-impl<S: ChannelSource> ChannelSource for &S {
-    fn channel<T>(&self, index: u32) -> Result<Channel<T>, Fault> {
-        (**self).channel(index)
-    }
-}
-
-/// A channel as it stands in JSON arguments: `"__CHANNEL__:<index>"`.
-///
-/// For a channel inside a structure: the structure has a field of this type, and the command takes the channel out with
-/// [`channel_on`](Self::channel_on). It names a channel only if the call declares one of that index; else it is a string
-/// like any other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct JavaScriptChannelId(u32);
-
-impl JavaScriptChannelId {
-    /// Takes the channel of this index that the call declares. In Tauri a webview stands in the place of the call.
-    ///
-    /// # Errors
-    /// As [`ChannelSource::channel`].
-    pub fn channel_on<T>(&self, call: impl ChannelSource) -> Result<Channel<T>, Fault> {
-        call.channel(self.0)
-    }
-
-    /// The index.
-    #[must_use]
-    pub fn index(&self) -> u32 {
-        self.0
-    }
-}
-
-/// A text that is no channel's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("expected a channel, \"{PLACEHOLDER}<index>\"")]
-pub struct NotAChannelId;
-
-impl FromStr for JavaScriptChannelId {
-    type Err = NotAChannelId;
-
-    fn from_str(text: &str) -> Result<Self, NotAChannelId> {
-        let index = text.strip_prefix(PLACEHOLDER).ok_or(NotAChannelId)?;
-        // One way to write each: `parse` would take a sign and leading zeros.
-        let is_plain = index.bytes().all(|byte| byte.is_ascii_digit()) && !index.starts_with('0');
-        let index = index.parse().ok().filter(|_| is_plain);
-        index.map(JavaScriptChannelId).ok_or(NotAChannelId)
-    }
-}
-
-impl fmt::Display for JavaScriptChannelId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PLACEHOLDER}{}", self.0)
-    }
-}
-
-impl Serialize for JavaScriptChannelId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for JavaScriptChannelId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        claim(item, |id: JavaScriptChannelId| id.channel_on(item.message))
     }
 }
 

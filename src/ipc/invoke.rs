@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::body::InvokeBody;
 use super::cancellation::CancellationToken;
-use super::channel::{Channel, ChannelSource, DeclaredChannels};
+use super::channel::{Channel, ChannelReader, ChannelSource, DeclaredChannels};
 use super::error::Fault;
 use super::given::CallbackFn;
 use super::headers::Headers;
@@ -301,13 +301,21 @@ impl Received {
 
 impl<R: Runtime> ChannelSource for InvokeMessage<R> {
     fn channel<T>(&self, index: u32) -> Result<Channel<T>, Fault> {
-        self.received.call.channels.take(index)
+        self.received.call.channels.channel(index)
+    }
+
+    fn channel_reader<T>(&self, index: u32) -> Result<ChannelReader<T>, Fault> {
+        self.received.call.channels.reader(index)
     }
 }
 
 impl ChannelSource for Request<'_> {
     fn channel<T>(&self, index: u32) -> Result<Channel<T>, Fault> {
-        self.received.call.channels.take(index)
+        self.received.call.channels.channel(index)
+    }
+
+    fn channel_reader<T>(&self, index: u32) -> Result<ChannelReader<T>, Fault> {
+        self.received.call.channels.reader(index)
     }
 }
 

@@ -28,8 +28,14 @@ mod tests;
 pub use argument::{CommandArg, CommandItem};
 pub use body::{InvokeBody, InvokeResponseBody, Json, SerializeOptions};
 pub use cancellation::CancellationToken;
-pub(crate) use channel::{Budget, Common, DeclaredChannels, LoopThread, Pipe, PipeId, Ready, SendingEnd};
-pub use channel::{Channel, ChannelSource, JavaScriptChannelId, NotAChannelId, SendError};
+pub(crate) use channel::{
+    Budget, Common, DeclaredChannels, End, HandlerEnd, Inlet, LoopThread, Pipe, PipeId, Ready, ReceivingEnd,
+    SendingEnd, Taken,
+};
+pub use channel::{
+    Channel, ChannelItem, ChannelReader, ChannelSource, FromItem, JavaScriptChannelId, NotAChannelId,
+    RecvError, SendError,
+};
 pub use command::{Argument, Command, Execution, OutcomeFuture, ScopeQuestion, ScopeQuestioner};
 pub use error::{ApplicationError, CallError, Fault, InvokeError};
 pub use given::{CallbackFn, Deadline, Raw};

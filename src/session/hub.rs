@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use super::Link;
 use super::local::{self, LocalWaiter};
 use crate::authority::{PeerFacts, PeerGrants, PeerLimits, PolicySnapshot};
-use crate::broker::{Broker, Narrowing, Observed, Output, Served, Swept, is_local, serve};
+use crate::broker::{Broker, FirstOfItem, Narrowing, Observed, Output, Served, Swept, is_local, serve};
 use crate::ipc::{PeerId, Ready};
 use crate::runner::{Completion, Runner};
 
@@ -293,6 +293,16 @@ impl Hub {
             Event::ChannelCredited { stream, channel } => {
                 broker.handle_channel_credited(peer, stream, channel);
             }
+            Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
+                let first = FirstOfItem { parts: item.parts, payload, more, credit };
+                broker.handle_item(peer, stream, channel, first);
+            }
+            Event::ItemContinued { stream, channel, payload, more, credit } => {
+                broker.handle_item_continuation(peer, (stream, channel), &payload, more, credit);
+            }
+            Event::ChannelEnded { stream, channel, code, message } => {
+                broker.handle_upload_end(peer, (stream, channel), code, &message);
+            }
             // The daemon opens no calls to peers yet, so nothing else can be an answer to one.
             _ => {}
         }
@@ -328,6 +338,14 @@ impl Hub {
                     if let Some(Served::Ended) = self.with_connection(peer, serve) {
                         self.broker.borrow_mut().handle_channel_end(peer, stream, channel);
                     }
+                }
+                Output::StopChannel { peer, stream, channel } => {
+                    self.with_connection(peer, |connection| connection.stop_channel(stream, channel));
+                }
+                Output::GiveCredit { peer, stream, channel, credit } => {
+                    self.with_connection(peer, |connection| {
+                        connection.give_credit(stream, channel, credit);
+                    });
                 }
                 Output::CutChannel { peer, stream, channel, code, message } => {
                     self.with_connection(peer, |connection| {

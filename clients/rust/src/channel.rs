@@ -6,6 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
+use invoked_proto::registry::ErrorCode;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::core::ChannelKey;
@@ -60,6 +62,17 @@ impl Item {
     }
 }
 
+/// A value as an item.
+pub(crate) fn json_item(value: &(impl Serialize + ?Sized)) -> Result<Message, Error> {
+    let json = serde_json::to_vec(value).map_err(|error| Error::unwritable("the item", error))?;
+    Ok(Body::Json(json.into()).into())
+}
+
+/// Raw bytes as an item.
+pub(crate) fn raw_item(bytes: impl Into<Bytes>) -> Message {
+    Body::Raw(bytes.into()).into()
+}
+
 /// Between a call that is being built and whoever takes the items: where the channel is once the call is sent.
 pub(crate) struct Slot<L> {
     state: Mutex<State<L>>,
@@ -70,8 +83,17 @@ enum State<L> {
     /// The call is not sent.
     Waiting(Option<Waker>),
     Bound(Arc<L>, ChannelKey),
-    /// It never was and never will be, or nobody takes the items.
-    Gone,
+    /// It never was and never will be, or whoever used it has left.
+    Gone(Option<Farewell>),
+}
+
+/// What whoever used a channel has to say on leaving.
+#[derive(Debug)]
+pub(crate) enum Farewell {
+    /// Nobody takes the items.
+    Stop,
+    /// No more are sent: all were, or why not.
+    End(Option<ErrorCode>, String),
 }
 
 /// The call's end of a [`Slot`]; dropping it unsent lets go of who waits for items.
@@ -86,15 +108,15 @@ impl<L> Declared<L> {
         (Declared { index, slot: Arc::clone(&slot) }, slot)
     }
 
-    /// The call was sent. False if nobody takes the items any more.
-    pub(crate) fn bind(self, link: &Arc<L>, key: ChannelKey) -> bool {
+    /// The call was sent. Gives what is to be said if whoever uses the channel has left already.
+    pub(crate) fn bind(self, link: &Arc<L>, key: ChannelKey) -> Option<Farewell> {
         self.slot.settle(|| State::Bound(Arc::clone(link), key))
     }
 }
 
 impl<L> Drop for Declared<L> {
     fn drop(&mut self) {
-        self.slot.settle(|| State::Gone);
+        drop(self.slot.settle(|| State::Gone(None)));
     }
 }
 
@@ -108,7 +130,7 @@ impl<L> Slot<L> {
                 Poll::Pending
             }
             State::Bound(link, key) => Poll::Ready(Some((Arc::clone(link), *key))),
-            State::Gone => Poll::Ready(None),
+            State::Gone(_) => Poll::Ready(None),
         }
     }
 
@@ -118,27 +140,39 @@ impl<L> Slot<L> {
         let state = self.changed.wait_while(self.lock(), waiting).unwrap_or_else(PoisonError::into_inner);
         match &*state {
             State::Bound(link, key) => Some((Arc::clone(link), *key)),
-            State::Waiting(_) | State::Gone => None,
+            State::Waiting(_) | State::Gone(_) => None,
         }
     }
 
-    /// Nobody takes items any more; where the channel was, if it was.
-    pub(crate) fn leave(&self) -> Option<(Arc<L>, ChannelKey)> {
-        match std::mem::replace(&mut *self.lock(), State::Gone) {
-            State::Bound(link, key) => Some((link, key)),
-            State::Waiting(_) | State::Gone => None,
-        }
-    }
-
-    fn settle(&self, to: impl FnOnce() -> State<L>) -> bool {
+    /// Whoever uses the channel leaves: where it is and what is to be said there, if it is anywhere yet. Only the first
+    /// farewell counts.
+    pub(crate) fn leave(&self, farewell: Farewell) -> Option<(Arc<L>, ChannelKey, Farewell)> {
         let mut state = self.lock();
-        let State::Waiting(waker) = &mut *state else { return false };
-        let waker = waker.take();
+        match std::mem::replace(&mut *state, State::Gone(None)) {
+            State::Bound(link, key) => Some((link, key, farewell)),
+            State::Waiting(_) => {
+                *state = State::Gone(Some(farewell));
+                None
+            }
+            gone @ State::Gone(_) => {
+                *state = gone;
+                None
+            }
+        }
+    }
+
+    fn settle(&self, to: impl FnOnce() -> State<L>) -> Option<Farewell> {
+        let mut state = self.lock();
+        let waker = match &mut *state {
+            State::Waiting(waker) => waker.take(),
+            State::Bound(..) => return None,
+            State::Gone(farewell) => return farewell.take(),
+        };
         *state = to();
         drop(state);
         self.changed.notify_all();
         waker.into_iter().for_each(Waker::wake);
-        true
+        None
     }
 
     fn lock(&self) -> MutexGuard<'_, State<L>> {
@@ -152,7 +186,7 @@ impl<L> fmt::Debug for Slot<L> {
         let state = match &*self.lock() {
             State::Waiting(_) => "not sent",
             State::Bound(..) => "open",
-            State::Gone => "gone",
+            State::Gone(_) => "gone",
         };
         f.write_str(state)
     }

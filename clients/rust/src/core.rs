@@ -7,6 +7,7 @@
 //! Each call ends exactly once: by its answer, by [`Core::cancel`], or by the loss of the connection.
 
 mod inbox;
+mod outlet;
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
@@ -26,6 +27,7 @@ use thiserror::Error;
 
 pub(crate) use inbox::ChannelKey;
 use inbox::Inbox;
+use outlet::Outlet;
 
 use crate::error::Error;
 use crate::reply::Reply;
@@ -100,6 +102,7 @@ pub(crate) struct Core<A, W> {
     transmit: Transmit<A>,
     calls: HashMap<StreamId, Pending<W>>,
     inboxes: HashMap<ChannelKey, Inbox<W>>,
+    outlets: HashMap<ChannelKey, Outlet<W>>,
     /// Calls opened since the socket last took a byte: no byte of them can have reached the daemon.
     untouched: Vec<StreamId>,
     woken: VecDeque<W>,
@@ -147,6 +150,7 @@ impl<A, W> Core<A, W> {
             connection,
             transmit: Transmit::default(),
             calls: HashMap::new(),
+            outlets: HashMap::default(),
             inboxes: HashMap::new(),
             untouched: Vec::new(),
             woken: VecDeque::new(),
@@ -216,6 +220,7 @@ impl<A, W> Core<A, W> {
         self.untouched.push(stream);
         self.calls.insert(stream, Pending { waiter: None, progress: Progress::Waiting });
         self.open_inboxes(stream, &channels);
+        self.open_outlets(stream, &channels);
         Ok(stream)
     }
 
@@ -243,7 +248,9 @@ impl<A, W> Core<A, W> {
         }
         match self.connection.cancel(stream) {
             Withdrawal::NeverSent => {
-                self.end_inboxes(Some(stream), || Error::channel_ended(ErrorCode::Cancelled, ""));
+                let cancelled = || Error::channel_ended(ErrorCode::Cancelled, "");
+                self.end_inboxes(Some(stream), cancelled);
+                self.stop_outlets(Some(stream), cancelled);
                 Delivery::NotDelivered
             }
             Withdrawal::Asked | Withdrawal::TooLate => Delivery::Delivered,
@@ -306,15 +313,21 @@ impl<A, W> Core<A, W> {
         }
     }
 
-    /// What to write next; `None` if there is nothing, or nobody to write to.
+    /// What to write next; `None` if there is nothing, or nobody to write to. It may wake who waits to send.
     pub(crate) fn poll_transmit(&mut self) -> Option<&Transmit<A>> {
         if self.broken.is_some() {
             return None;
         }
-        if self.transmit.is_empty()
-            && (self.loss.is_some() || !self.connection.poll_transmit(&mut self.transmit))
-        {
-            return None;
+        if self.transmit.is_empty() {
+            if self.loss.is_some() || !self.connection.poll_transmit(&mut self.transmit) {
+                return None;
+            }
+            // Writing makes room on channels, and nothing else is told then.
+            while let Some(event) = self.connection.poll_event() {
+                if let Event::ChannelCredited { stream, channel } = event {
+                    self.wake_outlet((stream, channel));
+                }
+            }
         }
         Some(&self.transmit)
     }
@@ -366,6 +379,7 @@ impl<A, W> Core<A, W> {
         }
         self.untouched.clear();
         self.end_inboxes(None, || Error::lost(&loss, Delivery::Delivered));
+        self.stop_outlets(None, || Error::lost(&loss, Delivery::Delivered));
         self.loss = Some(loss);
     }
 
@@ -420,6 +434,10 @@ impl<A, W> Core<A, W> {
                 let end = code.map_or(Ok(()), |code| Err(Error::channel_ended(code, &message)));
                 self.end_inbox((stream, channel), end);
             }
+            Event::ChannelStopped { stream, channel } => {
+                self.stop_outlet((stream, channel), Error::channel_closed());
+            }
+            Event::ChannelCredited { stream, channel } => self.wake_outlet((stream, channel)),
             Event::WentAway { code, notice } => {
                 let message = notice.message.to_string();
                 let goodbye = match code {

@@ -37,7 +37,7 @@ pub(crate) enum Retry {
 
 type Source = Arc<dyn StdError + Send + Sync>;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inner {
     code: Option<ErrorCode>,
     message: String,
@@ -252,6 +252,16 @@ impl Error {
             loss: false,
             source: None,
         }))
+    }
+
+    pub(crate) fn with_delivery(mut self, delivery: Delivery) -> Self {
+        self.0.delivery = delivery;
+        self
+    }
+
+    /// The same once more, for who asks again.
+    pub(crate) fn copy(&self) -> Self {
+        Error(self.0.clone())
     }
 
     fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {

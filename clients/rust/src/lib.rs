@@ -45,7 +45,7 @@ pub use reply::Reply;
 pub use request::{Call, Caller};
 
 #[cfg(feature = "tokio")]
-pub use client::{Client, Items, Running};
+pub use client::{Client, ItemSender, Items, Running};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -103,12 +103,12 @@ impl<'c, C: Caller> Call<'c, C> {
         Call { client, draft, channels: Vec::new() }
     }
 
-    /// Declares a channel on which the command sends, with so many bytes of credit.
-    pub(crate) fn declare(&mut self, credit: u64) -> (u32, Arc<Slot<C::Link>>) {
+    /// Declares a channel: on which the command sends, with so many bytes of credit, or reads.
+    pub(crate) fn declare(&mut self, direction: Direction, credit: u64) -> (u32, Arc<Slot<C::Link>>) {
         // More than a call may have are refused when it is sent.
         let index = u32::try_from(self.channels.len() + 1).unwrap_or(u32::MAX);
         let (declared, slot) = Declared::new(index);
-        self.channels.push((ChannelDeclaration { index, direction: Direction::Down, credit }, declared));
+        self.channels.push((ChannelDeclaration { index, direction, credit }, declared));
         (index, slot)
     }
 

@@ -16,7 +16,8 @@ use crate::authority::{
     Format, PeerFacts, PeerLimits, Policy, PolicySnapshot, ProcessFacts, Source, UserDirectory,
 };
 use crate::broker::{
-    Bounds, Broker, BrokerSettings, CallId, Narrowing, Observed, Output, Run, Served, Swept, is_local, serve,
+    Bounds, Broker, BrokerSettings, CallId, FirstOfItem, Narrowing, Observed, Output, Run, Served, Swept,
+    is_local, serve,
 };
 use crate::commands::CommandTable;
 use crate::ipc::{Channel, Command, Outcome, PeerId, Response};
@@ -223,7 +224,7 @@ impl Bus {
     /// Takes a channel of the oldest running call, as its handler does.
     pub(super) fn channel(&mut self, index: u32) -> Channel<Response> {
         let run = self.running.front().expect("a handler runs");
-        run.wire.channels.take(index).expect("it is declared")
+        run.wire.channels.channel(index).expect("it is declared")
     }
 
     /// What came on a channel.
@@ -407,6 +408,16 @@ impl Bus {
                 Event::ChannelCredited { stream, channel } => {
                     self.broker.handle_channel_credited(peer.id, stream, channel);
                 }
+                Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
+                    let first = FirstOfItem { parts: item.parts, payload, more, credit };
+                    self.broker.handle_item(peer.id, stream, channel, first);
+                }
+                Event::ItemContinued { stream, channel, payload, more, credit } => {
+                    self.broker.handle_item_continuation(peer.id, (stream, channel), &payload, more, credit);
+                }
+                Event::ChannelEnded { stream, channel, code, message } => {
+                    self.broker.handle_upload_end(peer.id, (stream, channel), code, &message);
+                }
                 _ => {}
             }
         }
@@ -424,6 +435,12 @@ impl Bus {
                     if let Some(Served::Ended) = served {
                         self.broker.handle_channel_end(peer, stream, channel);
                     }
+                }
+                Output::StopChannel { peer, stream, channel } => {
+                    self.daemon(peer, |c| c.stop_channel(stream, channel));
+                }
+                Output::GiveCredit { peer, stream, channel, credit } => {
+                    self.daemon(peer, |c| c.give_credit(stream, channel, credit));
                 }
                 Output::CutChannel { peer, stream, channel, code, message } => {
                     self.daemon(peer, |c| c.cut_channel(stream, channel, code, message));

@@ -87,7 +87,7 @@ impl Ready {
         std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn add(&self, id: PipeId) {
+    pub(super) fn add(&self, id: PipeId) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.push(id);
         let is_first = list.len() == 1;

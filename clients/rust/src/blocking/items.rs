@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::link::Link;
-use crate::channel::{Item, Slot};
+use crate::channel::{Farewell, Item, Slot};
 use crate::error::Error;
 
 /// What comes on a channel, in order, and its end: an iterator of results.
@@ -69,8 +69,8 @@ impl Iterator for Items {
 
 impl Drop for Items {
     fn drop(&mut self) {
-        if let Some((link, key)) = self.slot.leave() {
-            link.drop_channel(key);
+        if let Some((link, key, farewell)) = self.slot.leave(Farewell::Stop) {
+            link.say(key, farewell);
         }
     }
 }

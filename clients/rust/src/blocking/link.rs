@@ -20,6 +20,7 @@ use invoked_proto::body::Message;
 use invoked_proto::registry::Delivery;
 use invoked_transport::{Attachment, Interest, Stream};
 
+use crate::channel::Farewell;
 use crate::core::{ChannelKey, Core, Loss, Outcome, StreamId};
 use crate::dial::{ConnectionInfo, dial};
 use crate::error::Error;
@@ -137,8 +138,8 @@ impl Link {
         let stream = opened.unwrap_or_else(|| Err(Error::deadline(Delivery::NotDelivered)))?;
         for channel in channels {
             let key = (stream, channel.index);
-            if !channel.bind(self, key) {
-                self.drop_channel(key);
+            if let Some(farewell) = channel.bind(self, key) {
+                self.say(key, farewell);
             }
         }
         Ok(stream)
@@ -187,10 +188,24 @@ impl Link {
         })
     }
 
-    /// Nobody takes the items of a channel any more.
-    pub(super) fn drop_channel(&self, key: ChannelKey) {
+    /// Sends an item, and waits while there is no credit for it.
+    pub(super) fn send_item(&self, key: ChannelKey, message: Message) -> Result<(), Error> {
+        let mut message = Some(message);
+        let sent = self.wait(None, Wants::End, |state| {
+            let sent = state.core.send_item(key, &mut message, thread::current);
+            if !state.writing {
+                self.flush(state);
+            }
+            sent
+        });
+        // Without a deadline it waits until there is an answer.
+        sent.unwrap_or(Ok(()))
+    }
+
+    /// Whoever used a channel has left.
+    pub(super) fn say(&self, key: ChannelKey, farewell: Farewell) {
         let mut state = self.lock();
-        state.core.drop_inbox(key);
+        state.core.say(key, farewell);
         self.flush(&mut state);
         state.nudge();
     }
@@ -324,6 +339,7 @@ impl Link {
     /// Writes what waits, as far as the socket takes it.
     fn flush(&self, state: &mut State) {
         flush(&mut state.core, |slices| self.stream.try_write(slices, &[]));
+        state.wake();
     }
 
     /// The socket is of no use.
@@ -340,12 +356,7 @@ impl Link {
             // Best effort: a socket that is gone can't be shut down.
             let _ = self.stream.shutdown(Shutdown::Both);
         }
-        let me = thread::current().id();
-        while let Some(thread) = state.core.poll_woken() {
-            if thread.id() != me {
-                thread.unpark();
-            }
-        }
+        state.wake();
         state.offer_slots();
     }
 
@@ -356,6 +367,15 @@ impl Link {
 }
 
 impl State {
+    /// Wakes whose call or channel has news.
+    fn wake(&mut self) {
+        while let Some(thread) = self.core.poll_woken() {
+            if thread.id() != thread::current().id() {
+                thread.unpark();
+            }
+        }
+    }
+
     fn park(&mut self, wants: Wants) -> u64 {
         let id = self.next_parked;
         self.next_parked += 1;

@@ -2,15 +2,18 @@
 
 mod items;
 mod link;
+mod sender;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use invoked_proto::registry::Direction;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::items::Items;
 use self::link::Link;
+pub use self::sender::ItemSender;
 use crate::core::StreamId;
 use crate::dial::ConnectionInfo;
 use crate::error::Error;
@@ -223,14 +226,40 @@ impl Call<'_, Client> {
     /// # Ok::<(), invoked_client::Error>(())
     /// ```
     pub fn channel(mut self, name: &str) -> (Self, Items) {
-        let (index, slot) = self.declare(WINDOW);
+        let (index, slot) = self.declare(Direction::Down, WINDOW);
         (self.arg(name, placeholder(index)), Items::new(index, slot))
     }
 
     /// Opens a channel that stands in a body written by hand, as [`Items::placeholder`].
     pub fn open_channel(mut self) -> (Self, Items) {
-        let (index, slot) = self.declare(WINDOW);
+        let (index, slot) = self.declare(Direction::Down, WINDOW);
         (self, Items::new(index, slot))
+    }
+
+    /// Opens a channel on which the command reads, and names it in the argument `name`.
+    ///
+    /// ```no_run
+    /// use invoked_client::{Options, blocking::Client};
+    ///
+    /// let client = Client::connect(Options::new())?;
+    /// let (call, mut numbers) = client.call("numbers.sum").channel_to("numbers");
+    /// let call = call.start()?;
+    /// for number in 1..=1000 {
+    ///     numbers.send(&number)?;
+    /// }
+    /// numbers.close();
+    /// let sum: u64 = call.wait()?.json()?;
+    /// # Ok::<(), invoked_client::Error>(())
+    /// ```
+    pub fn channel_to(mut self, name: &str) -> (Self, ItemSender) {
+        let (index, slot) = self.declare(Direction::Up, 0);
+        (self.arg(name, placeholder(index)), ItemSender::new(index, slot))
+    }
+
+    /// The same for a channel that stands in a body written by hand, as [`ItemSender::placeholder`].
+    pub fn open_channel_to(mut self) -> (Self, ItemSender) {
+        let (index, slot) = self.declare(Direction::Up, 0);
+        (self, ItemSender::new(index, slot))
     }
 
     /// Sends the call, and does not wait for its end.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use super::link::Link;
-use crate::channel::{Item, Slot};
+use crate::channel::{Farewell, Item, Slot};
 use crate::error::Error;
 
 /// What comes on a channel, in order, and its end: a [`Stream`] of results.
@@ -67,8 +67,8 @@ impl Stream for Items {
 
 impl Drop for Items {
     fn drop(&mut self) {
-        if let Some((link, key)) = self.slot.leave() {
-            link.drop_channel(key);
+        if let Some((link, key, farewell)) = self.slot.leave(Farewell::Stop) {
+            link.say(key, farewell);
         }
     }
 }

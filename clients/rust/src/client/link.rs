@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep_until, timeout_at};
 
+use crate::channel::Farewell;
 use crate::core::{ChannelKey, Core, Loss, Outcome, StreamId};
 use crate::dial::{ConnectionInfo, Dialled, dial};
 use crate::error::{Error, Retry};
@@ -140,9 +141,20 @@ impl Link {
         taken.map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Nobody takes the items of a channel any more.
-    pub(super) fn drop_channel(&self, key: ChannelKey) {
-        self.shared.update(|state| state.core.drop_inbox(key));
+    /// Sends the item in `message`, once there is credit for it.
+    pub(super) fn poll_send(
+        &self,
+        key: ChannelKey,
+        message: &mut Option<Message>,
+        context: &Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        let sent = self.shared.update(|state| state.core.send_item(key, message, || context.waker().clone()));
+        sent.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Whoever used a channel has left.
+    pub(super) fn say(&self, key: ChannelKey, farewell: Farewell) {
+        self.shared.update(|state| state.core.say(key, farewell));
     }
 }
 
@@ -171,8 +183,8 @@ impl Flight {
         }
         for channel in channels {
             let key = (stream, channel.index);
-            if !channel.bind(&self.link, key) {
-                self.link.drop_channel(key);
+            if let Some(farewell) = channel.bind(&self.link, key) {
+                self.link.say(key, farewell);
             }
         }
         Ok(())

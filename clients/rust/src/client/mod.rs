@@ -2,11 +2,12 @@
 
 mod items;
 mod link;
+mod sender;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use invoked_proto::registry::limits;
+use invoked_proto::registry::{Direction, limits};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -14,6 +15,7 @@ use tokio::time::timeout_at;
 
 pub use self::items::Items;
 use self::link::{Flight, Link};
+pub use self::sender::ItemSender;
 use crate::dial::ConnectionInfo;
 use crate::error::Error;
 use crate::options::{Options, Reconnect};
@@ -220,14 +222,39 @@ impl Call<'_, Client> {
     /// # }
     /// ```
     pub fn channel(mut self, name: &str) -> (Self, Items) {
-        let (index, slot) = self.declare(WINDOW);
+        let (index, slot) = self.declare(Direction::Down, WINDOW);
         (self.arg(name, placeholder(index)), Items::new(index, slot))
     }
 
     /// Opens a channel that stands in a body written by hand, as [`Items::placeholder`].
     pub fn open_channel(mut self) -> (Self, Items) {
-        let (index, slot) = self.declare(WINDOW);
+        let (index, slot) = self.declare(Direction::Down, WINDOW);
         (self, Items::new(index, slot))
+    }
+
+    /// Opens a channel on which the command reads, and names it in the argument `name`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: invoked_client::Client) -> Result<(), invoked_client::Error> {
+    /// let (call, mut numbers) = client.call("numbers.sum").channel_to("numbers");
+    /// let call = call.start().await?;
+    /// for number in 1..=1000 {
+    ///     numbers.send(&number).await?;
+    /// }
+    /// numbers.close();
+    /// let sum: u64 = call.reply().await?.json()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn channel_to(mut self, name: &str) -> (Self, ItemSender) {
+        let (index, slot) = self.declare(Direction::Up, 0);
+        (self.arg(name, placeholder(index)), ItemSender::new(index, slot))
+    }
+
+    /// The same for a channel that stands in a body written by hand, as [`ItemSender::placeholder`].
+    pub fn open_channel_to(mut self) -> (Self, ItemSender) {
+        let (index, slot) = self.declare(Direction::Up, 0);
+        (self, ItemSender::new(index, slot))
     }
 
     /// Sends the call, and does not wait for its end. Dropping the future cancels the call.

@@ -62,7 +62,7 @@ impl<A, W> Core<A, W> {
     }
 
     /// Nobody takes the items of a channel any more: its sender is asked to stop.
-    pub(crate) fn drop_inbox(&mut self, key: ChannelKey) {
+    pub(super) fn drop_inbox(&mut self, key: ChannelKey) {
         if let Some(inbox) = self.inboxes.remove(&key)
             && inbox.end.is_none()
         {

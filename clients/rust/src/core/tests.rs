@@ -1,5 +1,7 @@
 //! Dialogues between the core and the protocol's daemon side, in memory and in virtual time.
 
+mod channels;
+
 use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};

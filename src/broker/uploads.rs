@@ -1,0 +1,174 @@
+//! Channels on which callers send: assembled, charged to the caller, handed to the handler.
+//!
+//! An item is charged with all its bytes before one of them is kept, and given back when the handler has taken it, or
+//! nobody will.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use invoked_proto::body::{Assembly, inline_len};
+use invoked_proto::connection::More;
+use invoked_proto::metadata::Part;
+use invoked_proto::registry::{ErrorCode, limits};
+
+use super::Broker;
+use super::channels::Way;
+use super::output::Output;
+use super::quota::{Account, Charge, Resource};
+use crate::ipc::{End, Inlet, PeerId, PipeId, Taken};
+
+/// A channel on which a caller sends.
+#[derive(Debug)]
+pub(super) struct Upload {
+    inlet: Arc<Inlet>,
+    /// The item that is on its way, and what it is.
+    growing: Option<(Assembly, Taken)>,
+    /// What its items cost that the handler has not taken.
+    memory: Charge,
+    /// The caller sends no more.
+    has_ended: bool,
+}
+
+impl Upload {
+    pub(super) fn new(inlet: Arc<Inlet>, account: &Rc<Account>) -> Self {
+        let memory = account.charge_nothing(Resource::MessageBytes);
+        Upload { inlet, growing: None, memory, has_ended: false }
+    }
+
+    /// Ends it at its handler after the items that came.
+    pub(super) fn end(&self, code: Option<ErrorCode>, message: &str) {
+        self.inlet.end(End { code, message: message.to_owned() });
+    }
+
+    /// Ends it at its handler at once.
+    pub(super) fn cut(&self, code: ErrorCode, message: &str) {
+        self.inlet.cut(code, message);
+    }
+
+    /// Takes a part of an item; the item, if it is whole.
+    fn take(&mut self, more: More, read_buffer: usize) {
+        if more == More::Follows {
+            return;
+        }
+        if let Some((assembly, cost)) = self.growing.take()
+            && let Ok(message) = assembly.finish()
+        {
+            // What outlives this wake-up must not keep the loop's read buffer for a few bytes.
+            self.inlet.push(message.detach(read_buffer), cost);
+        }
+    }
+}
+
+/// What an item of a channel brings with its first frame.
+#[derive(Debug)]
+pub(crate) struct FirstOfItem {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) payload: Bytes,
+    pub(crate) more: More,
+    pub(crate) credit: u64,
+}
+
+impl Broker {
+    /// An item began on a channel on which a peer sends.
+    pub(crate) fn handle_item(&mut self, peer: PeerId, stream: u64, channel: u32, first: FirstOfItem) {
+        let FirstOfItem { parts, payload, more, credit } = first;
+        // A channel that was closed here is stopped, or has ended with its call.
+        let Some(id) = self.find_channel(peer, (stream, channel)) else { return };
+        if self.revoke_channel_if_gone(id) {
+            return;
+        }
+        let len = inline_len(&parts).unwrap_or(u64::MAX);
+        let bytes = len.max(limits::ITEM_COST_MIN as u64);
+        let read_buffer = self.settings.read_buffer;
+        let Some(upload) = self.upload_mut(id) else { return };
+        if !upload.memory.grow(bytes) {
+            let text = "too many bytes of this uid's messages are held";
+            upload.end(Some(ErrorCode::ResourceExhausted), text);
+            return self.stop_upload(id);
+        }
+        // The connection checks lengths before it gives an event; this is a second lock on the same door.
+        if let Ok(assembly) = Assembly::begin(parts, payload) {
+            upload.growing = Some((assembly, Taken { credit, bytes }));
+            upload.take(more, read_buffer);
+        }
+        self.note_held(0);
+        self.stats.bytes_in += len;
+    }
+
+    /// More bytes of an item came.
+    pub(crate) fn handle_item_continuation(
+        &mut self,
+        peer: PeerId,
+        (stream, channel): (u64, u32),
+        fragment: &[u8],
+        more: More,
+        credit: u64,
+    ) {
+        let Some(id) = self.find_channel(peer, (stream, channel)) else { return };
+        let read_buffer = self.settings.read_buffer;
+        let Some(upload) = self.upload_mut(id) else { return };
+        if let Some((assembly, cost)) = &mut upload.growing
+            && assembly.push(fragment).is_ok()
+        {
+            cost.credit += credit;
+            upload.take(more, read_buffer);
+        }
+    }
+
+    /// A peer ended a channel on which it sends.
+    pub(crate) fn handle_upload_end(
+        &mut self,
+        peer: PeerId,
+        (stream, channel): (u64, u32),
+        code: Option<ErrorCode>,
+        message: &str,
+    ) {
+        let Some(id) = self.find_channel(peer, (stream, channel)) else { return };
+        if let Some(upload) = self.upload_mut(id) {
+            upload.growing = None;
+            upload.has_ended = true;
+            upload.end(code, message);
+        }
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.channels.remove(&(stream, channel));
+        }
+        self.settle_upload(id);
+    }
+
+    /// A handler took items, or takes no more.
+    pub(super) fn settle_upload(&mut self, id: PipeId) {
+        let Some(open) = self.channels.open.get_mut(&id) else { return };
+        let (peer, stream, channel) = (open.peer, open.stream, open.channel);
+        let Way::Up(upload) = &mut open.way else { return };
+        let (Taken { credit, bytes }, is_left) = upload.inlet.settle();
+        let held = upload.memory.amount().saturating_sub(bytes);
+        upload.memory.settle(held);
+        if upload.has_ended {
+            if is_left || held == 0 {
+                self.channels.open.remove(&id);
+            }
+        } else if is_left {
+            self.stop_upload(id);
+        } else if credit > 0 {
+            self.outputs.push_back(Output::GiveCredit { peer, stream, channel, credit });
+        }
+    }
+
+    /// Asks a peer to send no more on a channel, and forgets it.
+    fn stop_upload(&mut self, id: PipeId) {
+        let Some(open) = self.channels.open.remove(&id) else { return };
+        let (peer, stream, channel) = (open.peer, open.stream, open.channel);
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.channels.remove(&(stream, channel));
+        }
+        self.outputs.push_back(Output::StopChannel { peer, stream, channel });
+    }
+
+    fn upload_mut(&mut self, id: PipeId) -> Option<&mut Upload> {
+        match &mut self.channels.open.get_mut(&id)?.way {
+            Way::Up(upload) => Some(upload),
+            Way::Down(_) => None,
+        }
+    }
+}
