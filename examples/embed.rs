@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use invoked::ipc::{CancellationToken, Channel, Request, State};
+use invoked::ipc::{CancellationToken, Channel, ChannelReader, RecvError, Request, State};
 use invoked::plugin::{self, Plugin};
 use invoked::transport::{Access, Listener};
 use invoked::{command, generate_handler};
@@ -47,6 +47,12 @@ fn count_down(from: u32, on_number: Channel<u32>) -> invoked::Result<()> {
     (0..=from).rev().try_for_each(|number| on_number.send(number))
 }
 
+/// Adds up what the caller sends.
+#[command]
+fn add_up(mut numbers: ChannelReader<u64>) -> Result<u64, RecvError> {
+    numbers.try_fold(0, |sum, number| Ok(sum + number?))
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
     let policy = directory.path().join("capabilities");
@@ -59,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         plugin::Builder::new("arithmetic").invoke_handler(generate_handler![divide, idle]).build();
     let daemon = invoked::Builder::default()
         .manage(Unit("bytes"))
-        .invoke_handler(generate_handler![measure, reverse, count_down])
+        .invoke_handler(generate_handler![measure, reverse, count_down, add_up])
         .plugin(arithmetic)
         .capabilities(&policy)
         .serve(listener)?;
@@ -84,6 +90,13 @@ fn call(address: Address) -> Result<(), Box<dyn Error>> {
     let numbers: Result<Vec<u32>, _> = numbers.map(|number| number?.json()).collect();
     assert_eq!(numbers?, [3, 2, 1, 0]);
     count_down.wait()?;
+
+    // What the caller sends while the command runs.
+    let (add_up, mut numbers) = client.call("add_up").channel_to("numbers");
+    let add_up = add_up.start()?;
+    (1..=100).try_for_each(|number| numbers.send(&number))?;
+    numbers.close();
+    assert_eq!(add_up.wait()?.json::<u64>()?, 5050);
 
     // The command's own error: any JSON.
     let by_zero = json!({ "dividend": 7, "divisor": 0 });

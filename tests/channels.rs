@@ -9,7 +9,7 @@ use std::time::Duration;
 use invoked_client::{Address, Client, ErrorCode, Options, blocking};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tauri::ipc::{Channel, Fault, JavaScriptChannelId, Request, SendError};
+use tauri::ipc::{Channel, ChannelReader, Fault, JavaScriptChannelId, RecvError, Request, SendError};
 use tauri::transport::{Access, Listener};
 use tauri::{command, generate_handler};
 
@@ -89,6 +89,35 @@ async fn wait_for_the_end(to: Channel<()>, told: tauri::ipc::State<'_, Told>) ->
 
 struct Told(mpsc::Sender<ErrorCode>);
 
+#[command]
+fn sum(numbers: ChannelReader<u64>) -> Result<u64, RecvError> {
+    numbers.sum()
+}
+
+/// Sends back what comes, in upper case, and how many there were.
+#[command]
+async fn upper(mut lines: ChannelReader<String>, to: Channel<String>) -> Result<usize, Fault> {
+    let mut count = 0;
+    while let Some(line) = lines.recv_async().await {
+        to.send_async(line?.to_uppercase()).await?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Takes raw bytes, and wants no more than `most`.
+#[command]
+fn store(most: usize, mut data: ChannelReader<Vec<u8>>) -> Result<usize, Fault> {
+    let mut len = 0;
+    while len < most {
+        match data.recv() {
+            Some(chunk) => len += chunk?.len(),
+            None => break,
+        }
+    }
+    Ok(len)
+}
+
 struct Daemon {
     running: Option<invoked::Running>,
     address: Address,
@@ -101,7 +130,8 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let policy = directory.path().join("capabilities");
         std::fs::create_dir(&policy).unwrap();
-        let commands = ["download", "load-image", "tick", "nested", "full", "wait-for-the-end"];
+        let commands =
+            ["download", "load-image", "tick", "nested", "full", "wait-for-the-end", "sum", "upper", "store"];
         let permissions: Vec<String> = commands.iter().map(|name| format!("\"allow-{name}\"")).collect();
         let text =
             format!("identifier = 'all'\npeers = ['everyone']\npermissions = [{}]", permissions.join(", "));
@@ -110,7 +140,17 @@ impl Daemon {
         let (tell, told) = mpsc::channel();
         let running = invoked::Builder::default()
             .manage(Told(tell))
-            .invoke_handler(generate_handler![download, load_image, tick, nested, full, wait_for_the_end])
+            .invoke_handler(generate_handler![
+                download,
+                load_image,
+                tick,
+                nested,
+                full,
+                wait_for_the_end,
+                sum,
+                upper,
+                store
+            ])
             .capabilities(&policy)
             .serve(Listener::bind(&address, Access::Owner).unwrap())
             .unwrap();
@@ -260,4 +300,91 @@ fn a_daemon_that_stops_ends_the_channels_that_live_on() {
     let end = ticks.find_map(Result::err).expect("the channel ends badly");
     assert_eq!(end.code(), Some(ErrorCode::Unavailable), "{end}");
     stopping.join().unwrap();
+}
+
+#[test]
+fn a_command_reads_what_its_caller_sends() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let (call, mut numbers) = client.call("sum").channel_to("numbers");
+    let call = call.start().unwrap();
+    // More than every window holds.
+    for number in 1..=5000_u64 {
+        numbers.send(&number).unwrap();
+    }
+    numbers.close();
+    assert_eq!(call.wait().unwrap().json::<u64>().unwrap(), 5000 * 5001 / 2);
+    // None at all, closed before the call is sent.
+    let (call, numbers) = client.call("sum").channel_to("numbers");
+    numbers.close();
+    assert_eq!(call.send().unwrap().json::<u64>().unwrap(), 0);
+}
+
+#[test]
+fn half_of_what_a_caller_sends_is_not_taken_for_all() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let sum = || {
+        let (call, mut numbers) = client.call("sum").channel_to("numbers");
+        let call = call.start().unwrap();
+        numbers.send(&1).unwrap();
+        (call, numbers)
+    };
+    let (call, numbers) = sum();
+    drop(numbers);
+    let error = call.wait().unwrap_err();
+    assert!(error.to_string().contains("the caller dropped the channel"), "{error}");
+    let (call, numbers) = sum();
+    numbers.fail(ErrorCode::DataLoss, "the disk is gone");
+    assert!(call.wait().unwrap_err().to_string().contains("data_loss: the disk is gone"));
+    let (call, mut numbers) = sum();
+    numbers.send("two").unwrap();
+    let error = call.wait().unwrap_err();
+    assert!(error.to_string().contains("not what is expected"), "{error}");
+}
+
+#[tokio::test]
+async fn items_go_both_ways_at_once() {
+    use futures_core::Stream;
+
+    let daemon = Daemon::start();
+    let client = daemon.client().await;
+    let (call, mut lines) = client.call("upper").channel_to("lines");
+    let (call, mut answers) = call.channel("to");
+    let call = call.start().await.unwrap();
+    let sending = tokio::spawn(async move {
+        for index in 0..3000 {
+            lines.send(&format!("line {index}")).await.unwrap();
+        }
+        lines.close();
+    });
+    for index in 0..3000 {
+        let answer =
+            std::future::poll_fn(|context| std::pin::Pin::new(&mut answers).poll_next(context)).await;
+        assert_eq!(answer.unwrap().unwrap().json::<String>().unwrap(), format!("LINE {index}"));
+    }
+    assert!(answers.next().await.is_none());
+    sending.await.unwrap();
+    assert_eq!(call.reply().await.unwrap().json::<usize>().unwrap(), 3000);
+}
+
+#[tokio::test]
+async fn a_command_that_has_enough_stops_its_caller() {
+    let daemon = Daemon::start();
+    let client = daemon.client().await;
+    let (call, mut data) = client.call("store").arg("most", 1_000_000).channel_to("data");
+    let call = call.start().await.unwrap();
+    let mut sent = 0;
+    let error = loop {
+        match data.send_raw(vec![7; 100_000]).await {
+            Ok(()) => sent += 100_000,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_cancelled() && sent >= 1_000_000, "{sent}: {error}");
+    assert_eq!(call.reply().await.unwrap().json::<usize>().unwrap(), 1_000_000);
+    // A channel of the other direction is not taken for it.
+    let (call, _items) = client.call("store").arg("most", 1).channel("data");
+    let error = call.send().await.unwrap_err();
+    assert!(error.message().contains("goes the other way"), "{error}");
 }

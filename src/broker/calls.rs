@@ -23,7 +23,7 @@ use super::sweep::Epoch;
 use super::{Broker, PeerState, Standing};
 use crate::authority::{Grant, Verdict};
 use crate::commands::RegisteredCommand;
-use crate::ipc::{CallError, Execution, Outcome, PeerId, Response, WireCall};
+use crate::ipc::{CallError, DeclaredChannels, Execution, Outcome, PeerId, Response, WireCall};
 
 /// Largest request that an inline command runs in place for, in bytes: parsing it costs less than a hop to the pool.
 const INLINE_MAX: usize = 16 * 1024;

@@ -154,6 +154,10 @@ pub(super) struct CallArgs {
     #[arg(long, value_name = "KEY", conflicts_with = "raw")]
     pub(super) channel: Vec<String>,
 
+    /// Open a channel, name it in the argument KEY, and send each line of standard input on it, as text
+    #[arg(long, value_name = "KEY", conflicts_with = "raw")]
+    pub(super) lines: Option<String>,
+
     /// Send the bytes of a file as an attachment; may be given more than once
     #[arg(long, value_name = "FILE")]
     pub(super) attach: Vec<PathBuf>,

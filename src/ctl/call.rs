@@ -10,12 +10,13 @@ use super::arguments::{Payload, PayloadBody, payload};
 use super::connection::{connect_within, prefix};
 use super::delivery::{deliver, keep_attachments};
 use super::failure::Failure;
-use super::items::{Ended, open, send, with_channels};
+use super::items::{Ended, Wanted, send};
 use super::output::Output;
 
 pub(super) fn run(global: &Global, args: &CallArgs, output: &Output) -> Result<(), Failure> {
+    let channels = Wanted { printed: &args.channel, lines: args.lines.as_ref() };
     let Payload { body, attachments, texts, keys } =
-        payload(&with_channels(&args.arguments, &args.channel), args.raw.as_deref(), &args.attach)?;
+        payload(&channels.arguments(&args.arguments), args.raw.as_deref(), &args.attach)?;
     let name = canonical(&args.name)?;
     let client = connect_within(global, args.timeout.for_connecting())?;
     let call = attachments.into_iter().fold(client.call(name.as_str()), Call::attach);
@@ -29,11 +30,10 @@ pub(super) fn run(global: &Global, args: &CallArgs, output: &Output) -> Result<(
         Timeout::After(timeout) => call.timeout(timeout),
         Timeout::Never => call.no_timeout(),
     };
-    let (call, channels) = open(call, &args.channel);
     let Ended { outcome, items } = if channels.is_empty() {
         Ended { outcome: call.send(), items: Ok(()) }
     } else {
-        send(call, channels, output)
+        send(channels.open(call), output)
     };
     match outcome {
         Ok(reply) => deliver(&reply, args.output.as_deref(), output).and(items),

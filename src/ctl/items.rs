@@ -1,39 +1,67 @@
-//! What comes on the channels of a call, printed as it comes.
+//! The channels of a call: what comes on them printed as it comes, and lines of standard input sent.
 //!
-//! It owns `--channel`. The result of the call is printed by others, once the channels have ended.
+//! It owns `--channel` and `--lines`. The result of the call is printed by others, once the channels have ended.
 
+use std::io::BufRead;
 use std::thread;
 
-use invoked_client::blocking::{Client, Items};
-use invoked_client::{Call, Error, Item, Reply};
+use invoked_client::blocking::{Client, ItemSender, Items};
+use invoked_client::{Call, Error, ErrorCode, Item, Reply};
 use serde_json::Value;
 
 use super::delivery::{fields, show};
 use super::failure::Failure;
 use super::output::Output;
 
-/// The arguments of a call with those that name its channels.
-pub(super) fn with_channels(arguments: &[String], channels: &[String]) -> Vec<String> {
-    // The client gives the same indices, in this order: `open` checks it.
-    let named = channels.iter().zip(1..).map(|(key, index)| format!("{key}={}", placeholder(index)));
-    arguments.iter().cloned().chain(named).collect()
+/// Which arguments are channels: `--channel` in their order, then `--lines`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) printed: &'a [String],
+    pub(super) lines: Option<&'a String>,
+}
+
+impl<'a> Wanted<'a> {
+    pub(super) fn is_empty(self) -> bool {
+        self.printed.is_empty() && self.lines.is_none()
+    }
+
+    /// The arguments of a call with those that name its channels.
+    pub(super) fn arguments(self, given: &[String]) -> Vec<String> {
+        // The client gives the same indices, in this order: `open` checks it.
+        let keys = self.printed.iter().chain(self.lines).zip(1..);
+        let named = keys.map(|(key, index)| format!("{key}={}", placeholder(index)));
+        given.iter().cloned().chain(named).collect()
+    }
+
+    /// Declares the channels that the arguments name.
+    pub(super) fn open<'c>(self, mut call: Call<'c, Client>) -> Open<'c, 'a> {
+        let mut printed = Vec::new();
+        for (key, index) in self.printed.iter().zip(1..) {
+            let items;
+            (call, items) = call.open_channel();
+            assert_eq!(items.placeholder(), placeholder(index), "the client counts as we do");
+            printed.push((key.as_str(), items));
+        }
+        let mut lines = None;
+        if self.lines.is_some() {
+            let sender;
+            (call, sender) = call.open_channel_to();
+            assert_eq!(sender.placeholder(), placeholder(printed.len() + 1), "the client counts as we do");
+            lines = Some(sender);
+        }
+        Open { call, printed, lines }
+    }
 }
 
 fn placeholder(index: usize) -> String {
     format!("__CHANNEL__:{index}")
 }
 
-/// Declares the channels that the arguments name.
-pub(super) fn open<'c, 'k>(
+/// A call with its channels, not sent yet.
+pub(super) struct Open<'c, 'k> {
     call: Call<'c, Client>,
-    channels: &'k [String],
-) -> (Call<'c, Client>, Vec<(&'k str, Items)>) {
-    channels.iter().zip(1..).fold((call, Vec::new()), |(call, mut opened), (key, index)| {
-        let (call, items) = call.open_channel();
-        assert_eq!(items.placeholder(), placeholder(index), "the client counts as we do");
-        opened.push((key.as_str(), items));
-        (call, opened)
-    })
+    printed: Vec<(&'k str, Items)>,
+    lines: Option<ItemSender>,
 }
 
 /// How a call with channels ended: the call, and what kept items from being printed.
@@ -42,12 +70,17 @@ pub(super) struct Ended {
     pub(super) items: Result<(), Failure>,
 }
 
-/// Sends a call and prints what comes on its channels, until it and they have ended.
-pub(super) fn send(call: Call<'_, Client>, channels: Vec<(&str, Items)>, output: &Output) -> Ended {
+/// Sends a call, prints what comes on its channels, and sends the lines of standard input, until it and they have ended.
+pub(super) fn send(open: Open<'_, '_>, output: &Output) -> Ended {
+    let Open { call, printed: channels, lines } = open;
     let running = match call.start() {
         Ok(running) => running,
         Err(error) => return Ended { outcome: Err(error), items: Ok(()) },
     };
+    if let Some(sender) = lines {
+        // Not waited for: a call may end before its input does, and the tool then ends with it.
+        drop(thread::spawn(move || send_lines(sender)));
+    }
     thread::scope(|scope| {
         let label = channels.len() > 1;
         let printing: Vec<_> = channels
@@ -61,6 +94,20 @@ pub(super) fn send(call: Call<'_, Client>, channels: Vec<(&str, Items)>, output:
         });
         Ended { outcome, items: printed.collect() }
     })
+}
+
+/// Sends the lines of standard input as texts. That the command takes no more is no error: its result says why.
+fn send_lines(mut sender: ItemSender) {
+    for line in std::io::stdin().lock().lines() {
+        match line {
+            Ok(line) if sender.send(&line).is_ok() => {}
+            Ok(_) => return,
+            Err(error) => {
+                return sender.fail(ErrorCode::DataLoss, &format!("reading standard input: {error}"));
+            }
+        }
+    }
+    sender.close();
 }
 
 fn print(key: &str, items: Items, label: bool, output: &Output) -> Result<(), Failure> {

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use invoked_proto::body::Message;
 use invoked_proto::registry::ErrorCode;
-use serde::{Serialize, Serializer};
 use thiserror::Error;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -99,9 +98,9 @@ impl From<SendError> for Fault {
     }
 }
 
-impl Serialize for SendError {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl From<SendError> for InvokeError {
+    fn from(error: SendError) -> Self {
+        Fault::from(error).into()
     }
 }
 

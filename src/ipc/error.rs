@@ -90,7 +90,7 @@ impl From<crate::Error> for InvokeError {
     fn from(error: crate::Error) -> Self {
         match error {
             crate::Error::Fault(fault) => fault.into(),
-            crate::Error::Channel(error) => Fault::from(error).into(),
+            crate::Error::Channel(error) => error.into(),
             other => InvokeError::from_error(other),
         }
     }

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use invoked_proto::body::Body;
 use invoked_proto::registry::{ErrorCode, limits};
+use serde_json::json;
 
 use crate::ipc::{
-    Argument, Channel, Command, CommandArg, CommandItem, Fault, InvokeError, InvokeMessage, Outcome, Response,
+    Argument, Channel, ChannelItem, ChannelReader, Command, CommandArg, CommandItem, Fault, InvokeError,
+    InvokeMessage, Outcome, Response,
 };
 use crate::plugin::{self, Plugin};
 
@@ -23,11 +25,14 @@ pub fn plugin() -> Plugin {
                 .argument(Argument { key: "items", kind: "u64", optional: false })
                 .argument(Argument { key: "size", kind: "u32", optional: false })
                 .argument(Argument { key: "to", kind: "Channel", optional: false }),
+            Command::blocking("collect", collect)
+                .docs("Takes what comes on the channel `from`, and answers with the numbers of items and bytes.")
+                .argument(Argument { key: "from", kind: "ChannelReader", optional: false }),
             Command::inline("sink", sink)
                 .docs("Takes everything and answers with the number of bytes.")
                 .takes_raw(),
         ])
-        .default_permissions(&["allow-echo", "allow-bytes", "allow-count", "allow-sink"])
+        .default_permissions(&["allow-echo", "allow-bytes", "allow-collect", "allow-count", "allow-sink"])
         .build()
 }
 
@@ -62,6 +67,17 @@ fn count(message: &InvokeMessage) -> Outcome {
         to.send(Response::new(item.clone())).map_err(InvokeError::from)?;
     }
     Ok(Response::json(&items)?)
+}
+
+fn collect(message: &InvokeMessage) -> Outcome {
+    let item = CommandItem { name: "collect", key: "from", message };
+    let (mut items, mut bytes) = (0_u64, 0);
+    for item in ChannelReader::<ChannelItem>::from_command(item)? {
+        let item = item.map_err(Fault::from)?;
+        items += 1;
+        bytes += item.body.bytes().len() + item.attachments.iter().map(Bytes::len).sum::<usize>();
+    }
+    Ok(Response::json(&json!({ "items": items, "bytes": bytes }))?)
 }
 
 fn sink(message: &InvokeMessage) -> Outcome {

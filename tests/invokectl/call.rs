@@ -213,6 +213,17 @@ fn items_of_channels_are_printed_as_they_come_and_the_result_behind_them() {
 }
 
 #[test]
+fn lines_of_standard_input_are_sent_on_a_channel() {
+    let daemon = Daemon::start();
+    let lines: String = (0..2000).map(|index| format!("{index}\n")).collect();
+    let ended = daemon.ctl_with(&["call", "bench.collect", "--lines", "from"], lines.as_bytes()).expect(0);
+    let told: serde_json::Value = serde_json::from_slice(&ended.stdout).expect("json");
+    // The digits, and the quotes around each.
+    let bytes = 10 + 90 * 2 + 900 * 3 + 1000 * 4 + 2000 * 2;
+    assert_eq!(told, serde_json::json!({ "items": 2000, "bytes": bytes }));
+}
+
+#[test]
 fn describe_tells_of_channels() {
     let daemon = Daemon::start();
     let ended = daemon.ctl(&["describe", "bench.count"]).expect(0);

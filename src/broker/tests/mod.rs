@@ -8,6 +8,7 @@ mod local;
 mod narrowing;
 mod processes;
 mod reloads;
+mod uploads;
 
 use std::time::Duration;
 

@@ -102,6 +102,12 @@ impl From<RecvError> for Fault {
     }
 }
 
+impl From<RecvError> for InvokeError {
+    fn from(error: RecvError) -> Self {
+        Fault::from(error).into()
+    }
+}
+
 /// What may come on a channel.
 pub trait FromItem: Sized {
     /// Reads an item.
