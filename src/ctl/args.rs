@@ -229,14 +229,23 @@ pub(super) struct CheckArgs {
     Exit code 0 if the call is allowed, 3 if it is denied; for a denial's id 0 if it is known, 4 if not.\n\n\
     Examples:\n  \
         invokectl explain 7f3a\n  \
+        invokectl explain --last\n  \
         invokectl explain --peer user=ana,exe=/usr/bin/gallery fs.read_file path=/home/ana/a.png\n  \
         invokectl explain --peer pid=4242 core.reload\n  \
         invokectl explain --capabilities ./policy --peer uid=1000 fs.read_file path=/srv/a"
 )]
 pub(super) struct ExplainArgs {
     /// The id of a denial, or a command
-    #[arg(value_name = "DECISION|NAME", add = ArgValueCandidates::new(super::completion::decisions_and_commands))]
-    pub(super) subject: String,
+    #[arg(
+        value_name = "DECISION|NAME",
+        required_unless_present = "last",
+        add = ArgValueCandidates::new(super::completion::decisions_and_commands)
+    )]
+    pub(super) subject: Option<String>,
+
+    /// The latest denial, in place of its id
+    #[arg(long, conflicts_with_all = ["subject", "peer", "offline", "capabilities", "permissions", "interfaces", "tauri_compat"])]
+    pub(super) last: bool,
 
     /// Arguments of the call, as of invokectl call
     #[arg(value_name = "ARG", allow_hyphen_values = false)]

@@ -65,7 +65,8 @@ pub(super) fn latest(client: &Client, limit: u64) -> Result<Vec<Denial>, Failure
 }
 
 fn ask(client: &Client, wanted: &Value) -> Result<Answer, Failure> {
-    Ok(client.call("core.denials").args(wanted).idempotent().timeout(PATIENCE).send()?.json()?)
+    let called = client.call("core.denials").args(wanted).idempotent().timeout(PATIENCE).send();
+    Ok(called.map_err(|error| Failure::for_operators(error, None))?.json()?)
 }
 
 fn tell(answer: &Answer, output: &Output) -> Result<(), Failure> {

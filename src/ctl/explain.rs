@@ -5,13 +5,13 @@
 
 use std::path::Path;
 
-use invoked_client::ErrorCode;
 use serde_json::{Map, Value, json};
 
 use super::args::{ExplainArgs, Global};
 use super::arguments::{Payload, PayloadBody, payload};
 use super::call::canonical;
 use super::connection::{connect, prefix};
+use super::denials;
 use super::failure::Failure;
 use super::output::Output;
 use super::policy_files::{Named, Plugins, PolicyFiles};
@@ -24,11 +24,12 @@ use crate::plugins::core::explain::{CallQuestion, explain_call};
 
 pub(super) fn run(global: &Global, args: &ExplainArgs, output: &Output) -> Result<(), Failure> {
     let is_offline = args.is_offline();
-    if args.peer.is_none() && args.arguments.is_empty() && !is_offline && is_decision(&args.subject) {
-        return decision(global, &args.subject, output);
+    let Some(subject) = &args.subject else { return last(global, output) };
+    if args.peer.is_none() && args.arguments.is_empty() && !is_offline && is_decision(subject) {
+        return decision(global, subject, output);
     }
     let question = CallQuestion {
-        command: canonical(&args.subject)?.as_str().to_owned(),
+        command: canonical(subject)?.as_str().to_owned(),
         arguments: call_arguments(&args.arguments)?,
     };
     let answer = if is_offline {
@@ -51,9 +52,20 @@ fn is_decision(text: &str) -> bool {
     text.len() >= 4 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
+/// The latest denial.
+fn last(global: &Global, output: &Output) -> Result<(), Failure> {
+    match denials::latest(&connect(global)?, 1)?.first() {
+        Some(denial) => decision(global, &denial.decision, output),
+        None => {
+            output.note("no denials");
+            Err(Failure::Told)
+        }
+    }
+}
+
 fn decision(global: &Global, id: &str, output: &Output) -> Result<(), Failure> {
     let called = connect(global)?.call("core.explain").args(&json!({ "decision": id })).idempotent().send();
-    let answer: Value = called.map_err(|error| needs_operator(global, error))?.json()?;
+    let answer: Value = called.map_err(|error| refused(global, error))?.json()?;
     tell(&answer, output)
 }
 
@@ -69,7 +81,7 @@ fn asked(global: &Global, peer: Option<&PeerQuestion>, question: &CallQuestion) 
         asked["arguments"] = Value::Object(arguments.clone());
     }
     let called = client.call("core.explain").args(&asked).idempotent().send();
-    Ok(called.map_err(|error| needs_operator(global, error))?.json()?)
+    Ok(called.map_err(|error| refused(global, error))?.json()?)
 }
 
 fn offline(
@@ -117,17 +129,10 @@ fn tell(answer: &Value, output: &Output) -> Result<(), Failure> {
     output.text(&text)
 }
 
-/// Says what to do where the caller may not ask.
-fn needs_operator(global: &Global, error: invoked_client::Error) -> Failure {
-    let hint = match error.code() {
-        Some(ErrorCode::PermissionDenied) => Some(
-            "explain is for who operates the daemon: root, its own user, or holders of core:operate"
-                .to_owned(),
-        ),
-        Some(ErrorCode::NotFound) => Some(format!("{} denials lists those that are kept", prefix(global))),
-        _ => None,
-    };
-    Failure::Call { error: Box::new(error), hint, kept: Vec::new() }
+/// Says what to do where the caller may not ask, or asks for what is not kept.
+fn refused(global: &Global, error: invoked_client::Error) -> Failure {
+    let kept = error.is_not_found().then(|| format!("{} denials lists those that are kept", prefix(global)));
+    Failure::for_operators(error, kept)
 }
 
 /// Says how to do without a daemon where there is none.

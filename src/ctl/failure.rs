@@ -62,6 +62,13 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
+    /// An error of a command that operators may call; to others it says who these are.
+    pub(super) fn for_operators(error: Error, hint: Option<String>) -> Self {
+        let whose = "this is for who operates the daemon: root, its own user, or holders of core:operate";
+        let hint = if error.is_permission_denied() { Some(whose.to_owned()) } else { hint };
+        Failure::Call { error: Box::new(error), hint, kept: Vec::new() }
+    }
+
     /// For `map_err`: this machine refused `what`.
     pub(crate) fn local(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();

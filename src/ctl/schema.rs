@@ -67,7 +67,8 @@ fn live(global: &Global) -> Result<Map<String, Value>, Failure> {
         other => other,
     };
     let client = connect(global).map_err(offline)?;
-    Ok(client.call("core.schema").idempotent().send()?.json()?)
+    let called = client.call("core.schema").idempotent().send();
+    Ok(called.map_err(|error| Failure::for_operators(error, None))?.json()?)
 }
 
 fn built_in(global: &Global, args: &SchemaArgs) -> Result<Map<String, Value>, Failure> {

@@ -149,6 +149,18 @@ fn denials_are_listed_the_latest_last() {
 }
 
 #[test]
+fn the_latest_denial_needs_no_id() {
+    let daemon = Daemon::start();
+    assert!(daemon.ctl(&["explain", "--last"]).expect(1).stderr.contains("no denials"));
+    denied(&daemon, "/etc/first");
+    let id = denied(&daemon, "/etc/last");
+    let object = daemon.ctl(&["-j", "explain", "--last"]).expect(0).objects().remove(0);
+    assert_eq!((&object["decision"], &object["argument"]), (&json!(id), &json!("/etc/last")));
+    daemon.ctl(&["explain", "--last", "7f3a"]).expect(2);
+    daemon.ctl(&["explain"]).expect(2);
+}
+
+#[test]
 fn denials_to_come_are_followed() {
     let daemon = Daemon::start();
     denied(&daemon, "/etc/before");

@@ -18,8 +18,8 @@ use crate::authority::registry::Resolved;
 use crate::authority::remote::literal_realm;
 use crate::authority::resolve::CapabilityRules;
 use crate::authority::scope::{
-    GlobScope, GrantScope, PrefixScope, ScopeContext, ScopeDefault, ScopeDenial, ScopeItem, ScopeKind,
-    ScopeObjectMatch, ScopeRole, ScopeVerdict,
+    CompiledScope, GlobScope, GrantScope, PrefixScope, ScopeContext, ScopeDefault, ScopeDenial, ScopeItem,
+    ScopeKind, ScopeObjectMatch, ScopeRole, ScopeVerdict,
 };
 use crate::authority::snapshot::PolicySnapshot;
 
@@ -211,12 +211,33 @@ impl PolicySnapshot {
     }
 
     fn allowance(&self, who: &Asking<'_>, grant: &Grant, argument: Option<Judged>) -> Explanation {
-        let mut reasons = allowing(grant);
+        let text = argument.as_ref().and_then(Judged::whole).and_then(Value::as_str);
+        let mut reasons = match text.and_then(|text| self.allowing_argument(grant, text)) {
+            Some(reasons) => reasons,
+            None => allowing(grant),
+        };
         if grant.is_scoped() && argument.is_none() {
             reasons.push("its scope decides on the arguments, of which none was judged here".to_owned());
         }
         let denial = self.denial(who, grant.command().as_str(), reasons, Remedy::None);
         Explanation { allowed: true, argument, ..denial }
+    }
+
+    /// Those scopes of a grant that allow an argument, as one of them is enough; of a command's own first.
+    fn allowing_argument(&self, grant: &Grant, text: &str) -> Option<Vec<String>> {
+        let default = self.registry.default_scope(grant.command().plugin());
+        let (own, shared) = match self.registry.scope_kind(grant.command().plugin()) {
+            ScopeKind::Path => matching::<PathScope>(grant, &default, Path::new(text)),
+            ScopeKind::Glob => matching::<GlobScope>(grant, &default, text),
+            ScopeKind::Prefix => matching::<PrefixScope>(grant, &default, text),
+            ScopeKind::Opaque | ScopeKind::Checked(_) | ScopeKind::Schema(_) => return None,
+        };
+        if !own.is_empty() {
+            return Some(by("it", &own));
+        }
+        let mut reasons = allowing(grant);
+        reasons.extend(by("the argument", &shared));
+        Some(reasons)
     }
 
     /// What a policy gives whoever is asked about.
@@ -352,15 +373,35 @@ fn matcher(facts: &PeerFacts) -> String {
 
 /// What allows a command.
 fn allowing(grant: &Grant) -> Vec<String> {
-    let by = |scope: &Arc<GrantScope>| {
-        let (capability, permission) = (scope.capability(), scope.permission());
-        format!("capability \"{capability}\" allows it with \"{permission}\" ({})", scope.location())
-    };
     // Of what a narrowed peer gave up, only denials are there.
     let scopes: Vec<_> = grant.scopes().iter().filter(|scope| !scope.is_given_up()).collect();
-    let mut reasons: Vec<String> = scopes.iter().take(NAMED).map(|scope| by(scope)).collect();
+    by("it", &scopes)
+}
+
+fn by(what: &str, scopes: &[&Arc<GrantScope>]) -> Vec<String> {
+    let line = |scope: &&Arc<GrantScope>| {
+        let (capability, permission) = (scope.capability(), scope.permission());
+        format!("capability \"{capability}\" allows {what} with \"{permission}\" ({})", scope.location())
+    };
+    let mut reasons: Vec<String> = scopes.iter().take(NAMED).map(line).collect();
     more(&mut reasons, scopes.len(), "capabilities");
     reasons
+}
+
+/// The scopes that allow `input` alone: the command's own, and those that it shares with its plugin's other commands.
+fn matching<'g, S: ScopeObjectMatch>(
+    grant: &'g Grant,
+    default: &ScopeDefault,
+    input: &S::Input,
+) -> (Vec<&'g Arc<GrantScope>>, Vec<&'g Arc<GrantScope>>) {
+    let (own, shared) = (grant.scopes().iter(), grant.global_scopes().iter());
+    let allows = |compiled: CompiledScope<S>| compiled.check(input).is_allowed();
+    let own = own.filter(|scope| {
+        allows(CompiledScope::of_command(std::slice::from_ref(scope), default, grant.context()))
+    });
+    let shared =
+        shared.filter(|scope| allows(CompiledScope::of_plugin(std::slice::from_ref(scope), grant.context())));
+    (own.collect(), shared.collect())
 }
 
 fn keeps_only(kept: &[String]) -> String {

@@ -133,6 +133,29 @@ fn an_allowed_call_names_what_allows_it() {
 }
 
 #[test]
+fn of_several_scopes_those_are_named_that_allow_the_argument() {
+    let read = |allow: &str| format!("{{ identifier = 'fs:allow-read-file', allow = ['{allow}'] }}");
+    let entries = [
+        read("/a/**"),
+        read("/b/**"),
+        "'fs:hide-keys'".to_owned(),
+        "{ identifier = 'fs:scope', allow = ['/c'] }".to_owned(),
+    ];
+    let text = format!("identifier = 'c'\npeers = ['user:ana']\npermissions = [\n{}\n]", entries.join(",\n"));
+    let policy = compiled(&text);
+    let told = |path: &str| {
+        let explanation = policy.snapshot.explain(&ana(), "fs.read_file", Some(&json!(path)));
+        assert!(explanation.is_allowed(), "{explanation}");
+        explanation.reasons().to_vec()
+    };
+    let own = |line: u32| format!("capability \"c\" allows it with \"fs:allow-read-file\" (t.toml:{line})");
+    assert_eq!(told("/a/x"), [own(4)]);
+    assert_eq!(told("/b/x"), [own(5)]);
+    let shared = "capability \"c\" allows the argument with \"fs:scope\" (t.toml:7)".to_owned();
+    assert_eq!(told("/c"), [own(4), own(5), shared]);
+}
+
+#[test]
 fn each_state_of_a_scope_is_told_apart() {
     let why = |entry: &str| {
         let policy = compiled(&format!("identifier = 'c'\npeers = ['user:ana']\npermissions = [{entry}]"));
