@@ -109,7 +109,7 @@ mod tests {
         let app = MockApp::new(notes)?;
         app.add_capability("identifier = 'ops'\npeers = ['gid:20']\npermissions = ['allow-count']")?;
         let operator = app.peer(PeerFacts::new(1000, 1000, [20]));
-        assert_ipc_response::<_, ()>(&operator, InvokeRequest::new("count"), Ok(0));
+        assert_ipc_response(&operator, InvokeRequest::new("count"), Ok(0));
         assert_ipc_fault(&app.user(1000), InvokeRequest::new("count"), ErrorCode::PermissionDenied);
         Ok(())
     }

@@ -92,15 +92,15 @@ fn closed() -> MockApp {
 fn a_peer_is_whoever_the_test_says() {
     let facts = PeerFacts::new(1000, 100, [7, 8]).with_pid(4242);
     let expected = json!({ "uid": 1000, "gid": 100, "groups": [7, 8], "pid": 4242 });
-    assert_ipc_response::<_, ()>(&app().peer(facts), InvokeRequest::new("who"), Ok(expected));
+    assert_ipc_response(&app().peer(facts), InvokeRequest::new("who"), Ok(expected));
 }
 
 #[test]
 fn bodies_attachments_and_headers_go_both_ways() {
     let app = app();
     let ann = app.user(1000);
-    assert_ipc_response::<_, ()>(&ann, InvokeRequest::new("length").raw("12345"), Ok(5));
-    assert_ipc_response::<_, ()>(&ann, InvokeRequest::new("length"), Ok(2));
+    assert_ipc_response(&ann, InvokeRequest::new("length").raw("12345"), Ok(5));
+    assert_ipc_response(&ann, InvokeRequest::new("length"), Ok(2));
     let request = InvokeRequest::new("parts").attach_as("first", "a").attach_as("second", "bc");
     let response = ann.invoke(request.clone()).unwrap();
     assert_eq!((response.as_body().bytes(), &response.attachments()[0][..]), (&b"a"[..], &b"bc"[..]));
@@ -114,11 +114,11 @@ fn a_large_message_arrives_in_pieces() {
     let large = ann.invoke(InvokeRequest::new("large").arg("len", &5_000_000)).unwrap();
     assert_eq!(large.as_body().bytes().len(), 5_000_000);
     let sent = InvokeRequest::new("length").raw(vec![1; 5_000_000]);
-    assert_ipc_response::<_, ()>(&ann, sent, Ok(5_000_000));
+    assert_ipc_response(&ann, sent, Ok(5_000_000));
     let above = InvokeRequest::new("large").arg("len", &(70 << 20));
     assert!(ann.invoke(above).is_err());
     // The connection goes on.
-    assert_ipc_response::<_, ()>(&ann, InvokeRequest::new("length").raw("1"), Ok(1));
+    assert_ipc_response(&ann, InvokeRequest::new("length").raw("1"), Ok(1));
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_policy_tells_peers_apart_and_scopes_what_they_may() {
     assert!(app.peer(PeerFacts::new(1, 1, [20])).invoke(InvokeRequest::new("who")).is_ok());
     let ann = app.user(1000);
     assert_ipc_fault(&ann, InvokeRequest::new("who"), ErrorCode::PermissionDenied);
-    assert_ipc_response::<_, ()>(&ann, InvokeRequest::new("allowed"), Ok(["a", "b"]));
+    assert_ipc_response(&ann, InvokeRequest::new("allowed"), Ok(["a", "b"]));
     // It is in force for peers that are there already.
     capability("more", "['uid:1000']", "['allow-who']").unwrap();
     assert!(ann.invoke(InvokeRequest::new("who")).is_ok());
@@ -208,7 +208,7 @@ fn a_peer_may_narrow_itself_and_run_a_program() {
     let facts = PeerFacts::new(1000, 1000, []);
     let narrowed = app.connect(facts.clone(), Some(&["two"])).unwrap();
     assert_ipc_fault(&narrowed, InvokeRequest::new("who"), ErrorCode::PermissionDenied);
-    assert_ipc_response::<_, ()>(&narrowed, InvokeRequest::new("length").raw("1"), Ok(1));
+    assert_ipc_response(&narrowed, InvokeRequest::new("length").raw("1"), Ok(1));
     let program = facts.with_executable(ProcessFact::Known("/usr/bin/gallery".into()));
     assert!(app.peer(program).invoke(InvokeRequest::new("who")).is_ok());
 }

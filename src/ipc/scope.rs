@@ -87,7 +87,7 @@ impl<T: ScopeObjectMatch> CommandScope<'_, T> {
     ///
     /// #[invoked::command]
     /// fn open(url: String, scope: CommandScope<'_, PrefixScope>) -> Result<(), Fault> {
-    ///     scope.require(url.as_str(), &url)?;
+    ///     scope.require(url.as_str(), url.as_str())?;
     ///     Ok(())
     /// }
     /// # let _handler = invoked::generate_handler![open];

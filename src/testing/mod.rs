@@ -182,15 +182,16 @@ pub fn get_ipc_response(peer: &MockPeer, request: InvokeRequest) -> InvokeRespon
     }
 }
 
-/// Calls, and compares the answer, as JSON, with what is expected: a result, or the command's own error.
+/// Calls, and compares the answer, as JSON, with what is expected: a result, or the command's own error. Both are of one type,
+/// so that neither has to be named where the other is given; a [`Value`] serves where they differ.
 ///
 /// # Panics
 /// If it is another one.
 #[track_caller]
-pub fn assert_ipc_response<T: Serialize + Debug, E: Serialize + Debug>(
+pub fn assert_ipc_response<T: Serialize + Debug>(
     peer: &MockPeer,
     request: InvokeRequest,
-    expected: Result<T, E>,
+    expected: Result<T, T>,
 ) {
     let command = request.command().to_owned();
     let json = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or_else(|_| Value::from(bytes));
