@@ -200,6 +200,9 @@ pub struct Runtime {
     pub frame_timeout_ms: u64,
     /// How long calls may go on after the daemon was told to stop, in milliseconds.
     pub drain_timeout_ms: u64,
+    /// How long the next call of a peer that calls alone is looked for before it is waited for, in microseconds, at most
+    /// 1000; 0 is never.
+    pub busy_poll_us: u16,
 }
 
 impl Default for Runtime {
@@ -214,6 +217,7 @@ impl Default for Runtime {
             handshake_timeout_ms: limits::HANDSHAKE_TIMEOUT_MS,
             frame_timeout_ms: limits::FRAME_TIMEOUT_MS,
             drain_timeout_ms: 10_000,
+            busy_poll_us: 50,
         }
     }
 }

@@ -39,7 +39,7 @@ use crate::config::Config;
 use crate::error::BuildError;
 use crate::ipc::LoopThread;
 use crate::runner::{Completion, Runner, RunnerSettings};
-use crate::session::Hub;
+use crate::session::{Hub, Waits};
 use admission::Admission;
 use handle::Ask;
 
@@ -212,8 +212,11 @@ impl Daemon {
             seed: chance(),
         };
         let broker = Broker::new(settings, handle.in_force().begin(), self.commands);
-        let slow = Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms);
-        let hub = Rc::new(Hub::new(broker, runner, connection_settings(&self.config), slow));
+        let waits = Waits {
+            slow_consumer: Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms),
+            busy_poll: Duration::from_micros(self.config.runtime.busy_poll_us.into()),
+        };
+        let hub = Rc::new(Hub::new(broker, runner, connection_settings(&self.config), waits));
         hub.set_own_peer(hub.admit_local(own_facts(self.source.own_uid)));
         let listener =
             listener.map(AsyncListener::new).transpose().map_err(BuildError::io("watching the socket"))?;

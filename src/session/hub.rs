@@ -33,6 +33,15 @@ const READ_MIN: usize = 64 * 1024;
 /// From the end of a burst of large messages until its memory is given back.
 const RELIEF_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long sessions wait for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waits {
+    /// For a peer that takes nothing.
+    pub(crate) slow_consumer: Duration,
+    /// For the next call of a peer, looking for it; zero is never.
+    pub(crate) busy_poll: Duration,
+}
+
 /// Shared by the tasks of one loop; never borrowed across an await.
 #[derive(Debug)]
 pub(crate) struct Hub {
@@ -47,7 +56,9 @@ pub(crate) struct Hub {
     pub(super) own_peer: Cell<Option<PeerId>>,
     read_buffer: RefCell<BytesMut>,
     transmit: RefCell<Option<Transmit<Attachment>>>,
-    slow_consumer: Duration,
+    waits: Waits,
+    /// Whose connection was read last.
+    last_reader: Cell<Option<PeerId>>,
     /// When the deadline task will look next.
     armed: Cell<Option<Instant>>,
     rearm: Notify,
@@ -65,12 +76,7 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(
-        mut broker: Broker,
-        runner: Runner,
-        settings: Settings,
-        slow_consumer: Duration,
-    ) -> Self {
+    pub(crate) fn new(mut broker: Broker, runner: Runner, settings: Settings, waits: Waits) -> Self {
         broker.watch(tracing::enabled!(tracing::Level::DEBUG));
         Hub {
             broker: RefCell::new(broker),
@@ -81,7 +87,8 @@ impl Hub {
             own_peer: Cell::new(None),
             read_buffer: RefCell::default(),
             transmit: RefCell::default(),
-            slow_consumer,
+            waits,
+            last_reader: Cell::new(None),
             armed: Cell::new(None),
             rearm: Notify::new(),
             relief: Notify::new(),
@@ -269,7 +276,7 @@ impl Hub {
     }
 
     pub(super) fn slow_consumer_timeout(&self) -> Duration {
-        self.slow_consumer
+        self.waits.slow_consumer
     }
 
     /// A peer's process is not what it was when it connected.
@@ -413,6 +420,16 @@ impl Hub {
             buffer.reserve(READ_BUFFER);
         }
         read(&mut buffer)
+    }
+
+    /// How long a session looks for the next call before it waits for it.
+    pub(super) fn busy_poll(&self) -> Duration {
+        self.waits.busy_poll
+    }
+
+    /// Notes who is read from; true if it is the same as at the last read.
+    pub(super) fn note_reader(&self, id: PeerId) -> bool {
+        self.last_reader.replace(Some(id)) == Some(id)
     }
 
     pub(super) fn spare_transmit(&self) -> Transmit<Attachment> {

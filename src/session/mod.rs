@@ -3,6 +3,7 @@
 mod claim;
 mod hub;
 mod local;
+mod look;
 mod loopback;
 mod turn;
 
@@ -16,14 +17,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use invoked_proto::connection::{Connection, Event, Transmit};
 use invoked_proto::error::PeerError;
 use invoked_transport::{AsyncStream, Attachment, Interest};
 use tokio::time::Sleep;
 
 pub(crate) use claim::ProcessClaim;
-pub(crate) use hub::Hub;
+pub(crate) use hub::{Hub, Waits};
 pub(crate) use local::LocalWaiter;
+use look::Looks;
 pub(crate) use loopback::{Loopback, LoopbackAsk, LoopbackCall};
 pub(crate) use turn::{Turn, Turns};
 
@@ -123,6 +126,7 @@ pub(crate) struct Session {
     handshake: Option<Turn>,
     /// Kept while rules may rely on what its process is.
     claim: Option<ProcessClaim>,
+    looks: Looks,
 }
 
 impl Session {
@@ -134,6 +138,7 @@ impl Session {
         claim: Option<ProcessClaim>,
     ) -> Self {
         let link = hub.link(id);
+        let looks = Looks::new(hub.busy_poll());
         Session {
             hub,
             id,
@@ -148,6 +153,7 @@ impl Session {
             unhandled: false,
             handshake: Some(handshake),
             claim,
+            looks,
         }
     }
 
@@ -168,6 +174,9 @@ impl Session {
             // Writing may have made room on a channel.
             if std::mem::take(&mut self.unhandled) || self.link.connection.borrow().has_events() {
                 self.handle_events(Instant::now());
+                continue;
+            }
+            if self.look() {
                 continue;
             }
             match self.wait().await {
@@ -241,12 +250,43 @@ impl Session {
         None
     }
 
-    /// One read, and everything that follows from it.
+    /// One read.
     fn read(&mut self) {
         let received = self.hub.with_read_buffer(|buffer| {
             let received = self.stream.try_read(buffer, &mut self.fds)?;
             Ok((received.bytes, buffer.split().freeze()))
         });
+        self.take_read(received);
+    }
+
+    /// Looks whether the peer calls at once again. True if something was read.
+    fn look(&mut self) -> bool {
+        if !self.looks.may_look() || self.unwritten.is_some() || self.ended.is_some() {
+            return false;
+        }
+        let connection = self.link.connection.borrow();
+        // With a call open the peer may well wait for the handler, which may wait for this loop.
+        if connection.pauses_reading() || connection.open_inbound() > 0 {
+            return false;
+        }
+        drop(connection);
+        let mut found = false;
+        let received = self.hub.with_read_buffer(|buffer| {
+            let Some(received) = self.stream.look(buffer, &mut self.fds, &mut self.looks.busy) else {
+                return Err(ErrorKind::WouldBlock.into());
+            };
+            found = true;
+            Ok((received?.bytes, buffer.split().freeze()))
+        });
+        if found {
+            self.yields |= self.looks.note_find();
+            self.take_read(received);
+        }
+        found
+    }
+
+    /// What a read brought, and everything that follows from it.
+    fn take_read(&mut self, received: std::io::Result<(usize, Bytes)>) {
         let (bytes, data) = match received {
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -258,6 +298,7 @@ impl Session {
             }
         };
         self.yields |= bytes >= LONG_READ;
+        self.looks.note_read(self.hub.note_reader(self.id));
         let now = Instant::now();
         let mut connection = self.link.connection.borrow_mut();
         let result = if bytes == 0 {

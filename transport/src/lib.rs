@@ -35,6 +35,7 @@ mod address;
 mod allocator;
 #[cfg(unix)]
 mod attachment;
+mod busy_poll;
 mod choose;
 #[cfg(unix)]
 mod connect;
@@ -66,6 +67,7 @@ pub use address::{
 pub use allocator::{bound_kept_memory, give_back_memory};
 #[cfg(unix)]
 pub use attachment::{AccessMode, Attachment, AttachmentKind, FdRefusal, PageSize, Seals};
+pub use busy_poll::BusyPoll;
 #[cfg(unix)]
 pub use choose::default_addresses;
 pub use choose::{

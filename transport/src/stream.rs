@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use thiserror::Error;
 
 use crate::attachment::Attachment;
+use crate::busy_poll::BusyPoll;
 use crate::credentials::Credentials;
 use crate::sys::{self, Blocking};
 
@@ -195,6 +196,20 @@ impl Stream {
                 result => return result,
             }
         }
+    }
+
+    /// Looks for something to read, as far as `busy` thinks that worth it, and reads once as [`try_read`](Self::try_read) does;
+    /// `None` if nothing came. Waiting is what is left to do then.
+    pub fn look(
+        &self,
+        buf: &mut BytesMut,
+        fds: &mut VecDeque<Attachment>,
+        busy: &mut BusyPoll,
+    ) -> Option<io::Result<Received>> {
+        busy.look(|| match self.try_read(buf, fds) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            result => Some(result),
+        })
     }
 
     /// Writes once, without waiting, and gives the number of bytes taken; `fds` ride the first of them.
@@ -413,6 +428,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::{FdRefusalState, MAX_KERNEL_TIMEOUT, Stream, kernel_timeout, refusal_state};
+    use crate::busy_poll::BusyPoll;
     use crate::sys::counters;
 
     #[test]
@@ -441,6 +457,24 @@ mod tests {
         assert_eq!(read(Some(Duration::from_secs(60))), 16_384, "one that ends sooner serves too");
         assert_eq!(read(None), 16_384, "no timeout needs no change until the old one has passed");
         assert_eq!(read(Some(Duration::from_secs(1))), 512, "one that ends too late does not serve");
+    }
+
+    #[test]
+    fn a_look_reads_what_is_there_and_does_not_wait() {
+        let (near, far) = Stream::pair().expect("a pair");
+        let (mut buf, mut fds) = (BytesMut::with_capacity(64), VecDeque::new());
+        let mut busy = BusyPoll::new(BusyPoll::MAX);
+        far.try_write(&[IoSlice::new(b"call")], &[]).expect("written");
+        let got = near.look(&mut buf, &mut fds, &mut busy).expect("there").expect("read");
+        assert_eq!((got.bytes, &buf[..]), (4, &b"call"[..]));
+        let mut busy = BusyPoll::new(BusyPoll::MAX);
+        assert!(near.look(&mut buf, &mut fds, &mut busy).is_none(), "nothing was sent");
+        let before = counters::receives();
+        assert!(near.look(&mut buf, &mut fds, &mut busy).is_none());
+        assert_eq!(counters::receives(), before, "the wait after a look in vain goes without");
+        drop(far);
+        let ended = near.look(&mut buf, &mut fds, &mut BusyPoll::new(BusyPoll::MAX));
+        assert_eq!(ended.expect("the end is found").expect("read").bytes, 0);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::address::Address;
 use crate::attachment::Attachment;
+use crate::busy_poll::BusyPoll;
 use crate::connect::{ConnectError, ConnectFault};
 use crate::credentials::Credentials;
 use crate::listener::Listener;
@@ -145,6 +146,26 @@ impl AsyncStream {
         match received {
             Some(got) => Ok(got),
             None => Err(result.expect_err("without an error, something was received")),
+        }
+    }
+
+    /// Looks for something to read, without the reactor, and reads once as [`Stream::look`] does; `None` if nothing came.
+    ///
+    /// The loop of the runtime stands still meanwhile, so this is for one whose other tasks have nothing to do. The reactor will
+    /// report what was read here once more, which one read in vain clears.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stream::try_read`].
+    pub fn look(
+        &mut self,
+        buf: &mut BytesMut,
+        fds: &mut VecDeque<Attachment>,
+        busy: &mut BusyPoll,
+    ) -> Option<io::Result<Received>> {
+        match self.io() {
+            Ok(io) => io.get_ref().look(buf, fds, busy),
+            Err(error) => Some(Err(error)),
         }
     }
 

@@ -8,7 +8,7 @@ use invoked_proto::Text;
 use invoked_proto::connection::Settings;
 use invoked_proto::metadata::Hello;
 use invoked_proto::registry::{features, limits};
-use invoked_transport::{Address, AddressOptions};
+use invoked_transport::{Address, AddressOptions, BusyPoll};
 
 /// How long [`Options::connect_timeout`] is unless it is set.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +37,7 @@ pub struct Options {
     pub(crate) connect_timeout: Duration,
     pub(crate) timeout: Option<Duration>,
     pub(crate) reconnect: Reconnect,
+    pub(crate) busy_poll: Duration,
     name: Option<String>,
     version: String,
     narrow: Option<Vec<String>>,
@@ -80,6 +81,7 @@ impl Options {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             timeout: Some(DEFAULT_TIMEOUT),
             reconnect: Reconnect::default(),
+            busy_poll: BusyPoll::DEFAULT,
             name: None,
             version: String::new(),
             narrow: None,
@@ -147,6 +149,14 @@ impl Options {
     #[must_use]
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.reconnect = reconnect;
+        self
+    }
+
+    /// How long a thread of the blocking client that waits for an answer looks for it, giving the processor away meanwhile,
+    /// before it sleeps: 50 us unless set, at most 1 ms, zero for never. Where looking does not pay it stops by itself.
+    #[must_use]
+    pub fn busy_poll(mut self, length: Duration) -> Self {
+        self.busy_poll = length;
         self
     }
 

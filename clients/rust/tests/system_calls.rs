@@ -4,6 +4,7 @@ mod daemon;
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use daemon::Daemon;
 use invoked_client::blocking::Client;
@@ -11,29 +12,66 @@ use invoked_client::blocking::Client;
 const ADDRESS: &str = "INVOKED_TEST_ADDRESS";
 const CALLS: &str = "INVOKED_TEST_CALLS";
 
-/// The difference between two runs is what the calls between them cost; connecting, and the test harness, cancel out.
+/// Longer than the default, as each system call of a traced process takes long.
+const BUSY_POLL: Duration = Duration::from_millis(1);
+
+/// The name of the test as which the traced process runs, for each way to wait.
+const WAITING: &str = "a_small_call_of_one_thread_is_one_write_and_one_read";
+const LOOKING: &str = "a_look_saves_the_waiting_read";
+
 #[test]
 fn a_small_call_of_one_thread_is_one_write_and_one_read() {
-    if let Ok(calls) = std::env::var(CALLS) {
-        return caller(calls.parse().expect("a number"));
-    }
-    let daemon = Daemon::start();
-    let few = count(&daemon, 100);
-    let many = count(&daemon, 1100);
-    let cost = |names: [&str; 2]| -> i64 {
-        names.iter().map(|name| many.get(*name).unwrap_or(&0) - few.get(*name).unwrap_or(&0)).sum()
-    };
-    // `sendto` and `recvfrom` are how strace calls `send` and `recv`.
-    let costs = (cost(["sendmsg", "sendto"]), cost(["recvmsg", "recvfrom"]));
-    assert_eq!(costs, (1000, 1000), "{many:?}");
-    let total = many.values().sum::<i64>() - few.values().sum::<i64>();
+    let Some(cost) = cost(WAITING, Duration::ZERO) else { return };
+    assert_eq!((cost.writes, cost.reads), (1000, 1000), "{cost:?}");
     // The harness and the allocator may differ by a few between runs, whatever the number of calls.
-    assert!((2000 - 20..2000 + 20).contains(&total), "{total} for 1000 calls: {few:?} {many:?}");
+    assert!((2000 - 20..2000 + 20).contains(&cost.total), "{cost:?}");
 }
 
-fn caller(calls: usize) {
+#[test]
+fn a_look_saves_the_waiting_read() {
+    let Some(cost) = cost(LOOKING, BUSY_POLL) else { return };
+    assert_eq!(cost.writes, 1000, "{cost:?}");
+    assert!(cost.yields > 0, "it never looked: {cost:?}");
+    // Each time that the processor is given away there is one read; those beyond are the reads that wait.
+    assert!(cost.reads - cost.yields <= 1000, "{cost:?}");
+    assert!((-20..20).contains(&(cost.total - cost.writes - cost.reads - cost.yields)), "{cost:?}");
+}
+
+/// System calls of 1000 calls.
+#[derive(Debug)]
+struct Cost {
+    writes: i64,
+    reads: i64,
+    yields: i64,
+    total: i64,
+}
+
+/// The difference between two runs is what the calls between them cost; connecting, and the test harness, cancel out. `None` in
+/// the traced process, after its calls.
+fn cost(test: &str, busy_poll: Duration) -> Option<Cost> {
+    if let Ok(calls) = std::env::var(CALLS) {
+        caller(calls.parse().expect("a number"), busy_poll);
+        return None;
+    }
+    let daemon = Daemon::start();
+    let few = count(&daemon, test, 100);
+    let many = count(&daemon, test, 1100);
+    let cost = |names: &[&str]| -> i64 {
+        names.iter().map(|name| many.get(*name).unwrap_or(&0) - few.get(*name).unwrap_or(&0)).sum()
+    };
+    Some(Cost {
+        // `sendto` and `recvfrom` are how strace calls `send` and `recv`.
+        writes: cost(&["sendmsg", "sendto"]),
+        reads: cost(&["recvmsg", "recvfrom"]),
+        yields: cost(&["sched_yield"]),
+        total: many.values().sum::<i64>() - few.values().sum::<i64>(),
+    })
+}
+
+fn caller(calls: usize, busy_poll: Duration) {
     let path = std::env::var_os(ADDRESS).expect("given together");
-    let client = Client::connect(daemon::options(path.as_ref())).expect("there");
+    let options = daemon::options(path.as_ref()).busy_poll(busy_poll);
+    let client = Client::connect(options).expect("there");
     for _ in 0..calls {
         let reply = client.call("test.echo").raw(vec![7; 64]).send().expect("echoed");
         assert_eq!(reply.bytes().len(), 64);
@@ -41,13 +79,13 @@ fn caller(calls: usize) {
 }
 
 /// System calls of a process that makes so many calls, by name.
-fn count(daemon: &Daemon, calls: usize) -> BTreeMap<String, i64> {
+fn count(daemon: &Daemon, test: &str, calls: usize) -> BTreeMap<String, i64> {
     let output = tempfile::NamedTempFile::new().expect("a file");
     let status = Command::new("strace")
         .args(["-f", "-c", "-o"])
         .arg(output.path())
         .arg(std::env::current_exe().expect("this test"))
-        .args(["--exact", "a_small_call_of_one_thread_is_one_write_and_one_read"])
+        .args(["--exact", test])
         .env(ADDRESS, daemon.path())
         .env(CALLS, calls.to_string())
         .stdout(Stdio::null())

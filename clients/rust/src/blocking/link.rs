@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use invoked_proto::body::Message;
 use invoked_proto::registry::Delivery;
-use invoked_transport::{Attachment, Interest, Stream};
+use invoked_transport::{Attachment, BusyPoll, Interest, Stream};
 
 use crate::channel::Farewell;
 use crate::core::{ChannelKey, Core, Loss, Outcome, StreamId};
@@ -49,6 +49,8 @@ struct State {
     core: Core<Attachment, Thread>,
     /// Taken by the thread that reads.
     buffer: Option<ReadBuffer>,
+    /// Used by the thread that reads.
+    busy: BusyPoll,
     /// A thread waits for room to write.
     writing: bool,
     /// Threads that sleep, the one that has slept longest first.
@@ -82,6 +84,7 @@ impl Link {
         let state = State {
             core: Core::new(options.settings(), &options.hello(), now)?,
             buffer: Some(ReadBuffer::default()),
+            busy: BusyPoll::new(options.busy_poll),
             writing: false,
             parked: VecDeque::new(),
             next_parked: 0,
@@ -308,9 +311,14 @@ impl Link {
             return state;
         }
         if !must_write {
+            let mut busy = state.busy.clone();
             drop(state);
-            let result = buffer.fill(|bytes, fds| self.stream.recv_wait(bytes, fds, left));
+            let result = buffer.fill(|bytes, fds| match self.stream.look(bytes, fds, &mut busy) {
+                Some(result) => result,
+                None => self.stream.recv_wait(bytes, fds, left),
+            });
             let mut state = self.lock();
+            state.busy = busy;
             self.take_input(&mut state, buffer, result);
             return state;
         }
