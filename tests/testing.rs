@@ -93,6 +93,8 @@ fn a_peer_is_whoever_the_test_says() {
     let facts = PeerFacts::new(1000, 100, [7, 8]).with_pid(4242);
     let expected = json!({ "uid": 1000, "gid": 100, "groups": [7, 8], "pid": 4242 });
     assert_ipc_response(&app().peer(facts), InvokeRequest::new("who"), Ok(expected));
+    let as_tauri_has_it = InvokeRequest::new("plugin:core|ping");
+    assert_ipc_response(&app().user(1000), as_tauri_has_it, Ok("pong"));
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! name    = [ plugin "." ] command          at most 255 bytes
 //! ```
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -18,6 +18,23 @@ use std::sync::Arc;
 
 /// The longest canonical name, in bytes: it fits one length byte wherever it is stored.
 pub const MAX_NAME_LEN: usize = 255;
+
+/// The canonical spelling of a name that may be in Tauri's, `plugin:fs|read_file`; any other text as it is, for whoever
+/// judges names to refuse.
+///
+/// ```
+/// use invoked_proto::name::canonical;
+///
+/// assert_eq!(canonical("plugin:fs|read_file"), "fs.read_file");
+/// assert_eq!(canonical("fs.read_file"), "fs.read_file");
+/// ```
+#[must_use]
+pub fn canonical(text: &str) -> Cow<'_, str> {
+    if !text.starts_with("plugin:") {
+        return Cow::Borrowed(text);
+    }
+    CommandName::parse(text).map_or(Cow::Borrowed(text), |name| Cow::Owned(name.as_str().to_owned()))
+}
 
 /// The name of a command in its canonical spelling: `fs.read_file`, `org.acme.thumbs.resize`, or `greet`.
 ///
@@ -285,6 +302,13 @@ mod tests {
             let name = CommandName::parse(text).unwrap();
             assert_eq!((name.as_str(), name.plugin(), name.command()), (canonical, plugin, command));
             assert_eq!(name, CommandName::parse(canonical).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_of_tauris_stays_as_it_is() {
+        for text in ["", "greet", "fs.read_file", "plugin:fs", "plugin:|x", "plugin:Fs|x"] {
+            assert_eq!(super::canonical(text), text);
         }
     }
 

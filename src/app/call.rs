@@ -10,6 +10,7 @@ use bytes::Bytes;
 use invoked_proto::Text;
 use invoked_proto::body::{Body, Message};
 use invoked_proto::metadata::HeaderField;
+use invoked_proto::name::canonical;
 use invoked_proto::registry::ErrorCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -79,8 +80,8 @@ impl<R: Runtime> fmt::Debug for AppCall<'_, R> {
 }
 
 impl<R: Runtime> AppHandle<R> {
-    /// Begins a call of another command, by its canonical name (`fs.read_file`), with the daemon's own rights: what the
-    /// policy grants the daemon's uid.
+    /// Begins a call of another command, by its name (`fs.read_file`, or Tauri's `plugin:fs|read_file`), with the daemon's own
+    /// rights: what the policy grants the daemon's uid.
     ///
     /// ```
     /// use invoked::AppHandle;
@@ -100,7 +101,7 @@ impl<R: Runtime> AppHandle<R> {
         AppCall {
             app: self,
             rights: Rights::Daemon,
-            command: Text::from(command.into()),
+            command: Text::from(&*canonical(&command.into())),
             headers: Vec::new(),
             message: Message::default(),
             timeout: None,

@@ -7,6 +7,7 @@ use invoked_proto::Text;
 use invoked_proto::body::{AttachmentRef, Body, Message};
 use invoked_proto::connection::Request;
 use invoked_proto::metadata::{ChannelDeclaration, HeaderField};
+use invoked_proto::name::canonical;
 use invoked_proto::registry::{Direction, limits};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -124,7 +125,7 @@ impl InvokeRequest {
             ChannelDeclaration { index, direction: Direction::Down, credit }
         };
         Request {
-            command: self.command.into(),
+            command: Text::from(&*canonical(&self.command)),
             headers: self.headers,
             deadline_us: self.timeout.map(|timeout| u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX)),
             channels: (1_u32..).zip(&self.channels).map(declare).collect(),

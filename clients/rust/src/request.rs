@@ -11,6 +11,7 @@ use invoked_proto::Text;
 use invoked_proto::body::{AttachmentRef, Body, Message};
 use invoked_proto::connection::Request;
 use invoked_proto::metadata::{ChannelDeclaration, HeaderField};
+use invoked_proto::name::canonical;
 use invoked_proto::registry::{Delivery, Direction, flags, limits};
 use serde::Serialize;
 
@@ -92,7 +93,7 @@ pub(crate) fn placeholder(index: u32) -> String {
 impl<'c, C: Caller> Call<'c, C> {
     pub(crate) fn new(client: &'c C, command: &str) -> Self {
         let draft = Draft {
-            command: Text::from(command),
+            command: Text::from(&*canonical(command)),
             headers: Vec::new(),
             timeout: Choice::Default,
             flags: 0,
@@ -339,6 +340,13 @@ mod tests {
             let error = wrong.prepare(None).expect_err("a mistake");
             assert_eq!(error.code(), Some(ErrorCode::InvalidArgument), "{error}");
         }
+    }
+
+    #[test]
+    fn a_name_as_tauris_front_end_has_it_is_the_wires() {
+        let command = |name| Call::new(&(), name).prepare(None).expect("well built").0.request.command;
+        assert_eq!(&*command("plugin:fs|read_file"), "fs.read_file");
+        assert_eq!(&*command("fs.read_file"), "fs.read_file");
     }
 
     #[test]

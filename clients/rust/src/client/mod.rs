@@ -66,7 +66,8 @@ impl Client {
         Ok(Client { inner: Arc::new(Inner { options, link, renewing: Semaphore::new(1) }) })
     }
 
-    /// Begins a call; [`Call::send`] sends it.
+    /// Begins a call of `fs.read_file`, say, which may be written as Tauri's front end does, `plugin:fs|read_file`;
+    /// [`Call::send`] sends it.
     pub fn call(&self, command: &str) -> Call<'_, Self> {
         Call::new(self, command)
     }
