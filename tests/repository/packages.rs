@@ -38,6 +38,8 @@ const LAYERS: &[Layer] = &[
         optional: &["invoked-client"],
         dev: &["invoked-client"],
     },
+    // A program of somebody's: it uses what programs use.
+    Layer { package: "gallery", normal: &["invoked"], optional: &[], dev: &["invoked-client"] },
     Layer {
         package: "invoked-benches",
         normal: &["invoked", "invoked-proto", "invoked-transport", "invoked-client", "invoked-macros"],

@@ -1,0 +1,3 @@
+pub mod albums;
+pub mod files;
+pub mod import;
