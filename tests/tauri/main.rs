@@ -59,7 +59,7 @@ fn the_commands_of_the_gallery_are_the_same_here() {
     let app = mock_app(builder).unwrap();
     let ann = app.user(1000);
     let album = json!({ "albumName": "cats" });
-    assert_ipc_response::<_, ()>(&ann, InvokeRequest::new("create_album").args(&album), Ok(1));
+    assert_ipc_response(&ann, InvokeRequest::new("create_album").args(&album), Ok(1));
     assert_eq!(
         answer(&ann, "create_album", album.clone()),
         Err(json!({ "kind": "exists", "message": "there is an album cats already" }))
