@@ -55,7 +55,9 @@ pub use context::Context;
 pub use daemon::{ChangeError, DaemonHandle, ReloadError, Reloaded, Running, RuntimeAuthority};
 pub use error::{BuildError, Error, Result};
 pub use invoked_transport as transport;
-pub use ipc::{Runtime, State, Wry};
+pub use ipc::{Runtime, State, StateManager, Wry};
+/// [`testing`], by the name that Tauri's has.
+pub use testing as test;
 
 /// Makes a command of a function.
 ///

@@ -47,7 +47,8 @@ use serde::de::DeserializeOwned;
 use crate::app::AppHandle;
 use crate::authority::{CommandInfo, Permission, PermissionSet, PluginManifest, ScopeDefault, ScopeKind};
 use crate::error::BuildError;
-use crate::ipc::{Command, InvokeHandler, Runtime, Wry};
+pub use crate::ipc::Runtime;
+use crate::ipc::{Command, InvokeHandler, Wry};
 
 /// What a setup hook returns.
 type SetupResult = Result<(), Box<dyn std::error::Error>>;

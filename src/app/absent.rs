@@ -59,12 +59,30 @@ pub trait Emitter<R: Runtime = Wry> {
     fn emit_to<T, S: Serialize + Clone>(&self, _target: T, _event: &str, _payload: S) -> crate::Result<()>
     where
         Self: HasEvents;
+
+    /// Not here: send by a `Channel`.
+    ///
+    /// # Errors
+    /// Can't be called.
+    fn emit_filter<S: Serialize + Clone, F>(
+        &self,
+        _event: &str,
+        _payload: S,
+        _filter: F,
+    ) -> crate::Result<()>
+    where
+        Self: HasEvents;
 }
 
 /// Not here: callers speak to a daemon by commands only.
 pub trait Listener<R: Runtime = Wry> {
     /// Not here: callers speak to a daemon by commands only.
     fn listen<F>(&self, _event: &str, _handler: F)
+    where
+        Self: HasEvents;
+
+    /// Not here: callers speak to a daemon by commands only.
+    fn once<F>(&self, _event: &str, _handler: F)
     where
         Self: HasEvents;
 }
@@ -85,10 +103,23 @@ macro_rules! without_events {
             {
                 Ok(())
             }
+
+            fn emit_filter<S: Serialize + Clone, F>(&self, _event: &str, _: S, _: F) -> crate::Result<()>
+            where
+                Self: HasEvents,
+            {
+                Ok(())
+            }
         }
 
         impl<R: Runtime> Listener<R> for $name<R> {
             fn listen<F>(&self, _event: &str, _handler: F)
+            where
+                Self: HasEvents,
+            {
+            }
+
+            fn once<F>(&self, _event: &str, _handler: F)
             where
                 Self: HasEvents,
             {

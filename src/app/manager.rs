@@ -1,7 +1,9 @@
 //! What can be done with an application, by whatever names it.
 
+use std::collections::HashMap;
 use std::sync::MutexGuard;
 
+use super::absent::{HasWindows, WebviewWindow, Window};
 use super::handle::{App, AppHandle, PackageInfo};
 use super::path::PathResolver;
 use super::resources::{ResourceTable, lock};
@@ -71,6 +73,30 @@ pub trait Manager<R: Runtime>: sealed::HasHandle<R> {
             Some(bus) => bus.add_capability(capability),
             None => Err(ChangeError::Stopped.into()),
         }
+    }
+
+    /// Not here: a daemon has no windows. Send to the caller by a `Channel`.
+    fn get_webview_window(&self, _label: &str) -> Option<WebviewWindow<R>>
+    where
+        Self: HasWindows,
+    {
+        None
+    }
+
+    /// Not here: a daemon has no windows. Send to the caller by a `Channel`.
+    fn get_window(&self, _label: &str) -> Option<Window<R>>
+    where
+        Self: HasWindows,
+    {
+        None
+    }
+
+    /// Not here: a daemon has no windows.
+    fn webview_windows(&self) -> HashMap<String, WebviewWindow<R>>
+    where
+        Self: HasWindows,
+    {
+        HashMap::new()
     }
 
     /// Name and version of the application.

@@ -20,6 +20,25 @@ fn listens(app: AppHandle) {
     app.listen("progress", |_| ());
 }
 
+#[tauri::command]
+fn finds(app: AppHandle) {
+    app.get_webview_window("main").unwrap();
+    app.get_window("main");
+    app.once("progress", |event| ());
+    app.emit_filter("progress", 5, |target| true).unwrap();
+}
+
+#[tauri::command]
+fn with_view(view: tauri::Webview) {}
+
+fn set_up() {
+    tauri::Builder::default().setup(|app| {
+        app.webview_windows();
+        app.emit_to("main", "ready", ())?;
+        Ok(())
+    });
+}
+
 mod config {
     /// A type with the same name is an argument like any other.
     #[derive(serde::Deserialize)]
