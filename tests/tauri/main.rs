@@ -1,7 +1,8 @@
 //! Commands as they are written for Tauri, with `extern crate invoked as tauri;`.
 //!
 //! `examples/gallery` does the same with `tauri = { package = "invoked" }`, as a process; here the commands of it are
-//! compiled a second time, beside what guides for Tauri show, and called in this process.
+//! compiled a second time, beside what guides for Tauri show, and called in this process. `vocabulary` holds the table of
+//! `docs/vocabulary.md` to what is there.
 
 #![allow(clippy::unwrap_used, dead_code)] // written as guides are
 #![allow(elided_lifetimes_in_paths, unreachable_pub, clippy::wildcard_imports)]
@@ -12,6 +13,7 @@ mod calling_rust;
 mod calling_the_frontend;
 mod plugin;
 mod state_management;
+mod vocabulary;
 
 #[path = "../../examples/gallery/src/commands/mod.rs"]
 mod commands;
