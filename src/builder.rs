@@ -213,7 +213,7 @@ impl<R: Runtime, N> Builder<R, N> {
     }
 
     /// Grants the daemon's own uid what is of use while developing: `fs:default` on `directory`, `bench:default`, and all
-    /// the application's commands.
+    /// commands of the application and of its plugins.
     pub fn dev(mut self, directory: impl Into<PathBuf>) -> Self {
         self.dev = Some(directory.into());
         self

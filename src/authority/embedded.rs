@@ -10,6 +10,9 @@ use super::registry::{OPERATE, Registry};
 use super::scope::is_plain;
 use super::source::PolicyError;
 
+/// The plugins of which `--dev` gives what is written for them; of the program's own it gives every command.
+const BUILT_IN: [&str; 3] = ["bench", "core", "fs"];
+
 /// What `--dev` shares.
 #[derive(Clone, Debug)]
 pub struct DevOptions {
@@ -62,7 +65,8 @@ pub(crate) fn dev_policy(directory: &str, registry: &Registry) -> String {
     if registry.has_permission("bench:default") {
         held.push(quoted("bench:default"));
     }
-    let mut own: Vec<_> = registry.commands().filter(|command| command.plugin().is_none()).collect();
+    let built_in = |plugin: Option<&str>| plugin.is_some_and(|name| BUILT_IN.contains(&name));
+    let mut own: Vec<_> = registry.commands().filter(|command| !built_in(command.plugin())).collect();
     own.sort_unstable();
     held.extend(own.into_iter().map(|command| quoted(command.permission_allow())));
     capability(
@@ -116,7 +120,11 @@ pub(crate) fn quoted(text: impl AsRef<str>) -> String {
 mod tests {
     use std::path::PathBuf;
 
+    use invoked_proto::name::PluginName;
+
     use super::{DevOptions, quoted};
+    use crate::authority::load::PasswdFiles;
+    use crate::authority::{PeerFacts, PluginManifest, Policy, Verdict};
 
     #[test]
     fn dev_refuses_to_share_the_root() {
@@ -129,6 +137,20 @@ mod tests {
             assert_eq!(error.message(), why);
         }
         assert!(DevOptions { directory: PathBuf::from("/srv/x") }.checked_directory().is_ok());
+    }
+
+    #[test]
+    fn dev_gives_every_command_that_is_the_programs_own() {
+        let plugin = |name| PluginManifest::new(PluginName::parse(name).unwrap()).command("x");
+        let (dev, users) = (DevOptions { directory: PathBuf::from("/srv/x") }, PasswdFiles::default());
+        let policy =
+            [plugin("core"), plugin("fs"), plugin("tags"), PluginManifest::application().command("greet")]
+                .into_iter()
+                .fold(Policy::new(1, &users).dev(dev), Policy::manifest);
+        let compiled = policy.compile().unwrap();
+        let own = compiled.snapshot.peer(&PeerFacts::new(1, 1, []));
+        let allowed = |name: &str| matches!(own.authorize(name), Verdict::Allow(_));
+        assert_eq!(["core.x", "fs.x", "tags.x", "greet"].map(allowed), [false, false, true, true]);
     }
 
     #[test]
