@@ -38,10 +38,16 @@ fn the_configuration_reference_is_what_the_daemon_prints() {
     assert_eq!(shown.expect("a reference").text, Config::default_text());
 }
 
+/// The files of the gallery that documents show parts of.
+const GALLERY: [&str; 6] =
+    ["build", "src/lib", "src/commands/albums", "src/commands/import", "examples/call", "tests/end_to_end"];
+
 /// Examples are compiled and run; so what a document shows of them works.
 #[test]
 fn rust_in_the_docs_stands_in_an_example() {
-    let sources = ["host", "embed", "blocking_caller"].map(|name| read(format!("examples/{name}.rs")));
+    let mut sources =
+        ["host", "embed", "blocking_caller"].map(|name| read(format!("examples/{name}.rs"))).to_vec();
+    sources.extend(GALLERY.map(|name| read(format!("examples/gallery/{name}.rs"))));
     let mut count = 0;
     for (document, _) in markdown().iter().filter(|(document, _)| document.starts_with("docs/")) {
         for block in

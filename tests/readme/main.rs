@@ -16,8 +16,14 @@ use blocks::Block;
 use session::Session;
 
 /// The documents whose `console` blocks run, in order.
-const RUN: &[&str] =
-    &["README.md", "docs/getting-started.md", "docs/hosting.md", "docs/files.md", "docs/operations.md"];
+const RUN: &[&str] = &[
+    "README.md",
+    "docs/getting-started.md",
+    "docs/hosting.md",
+    "docs/move-a-command.md",
+    "docs/files.md",
+    "docs/operations.md",
+];
 
 #[test]
 fn the_command_lines_of_the_documents_do_what_they_say() {

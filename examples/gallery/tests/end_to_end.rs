@@ -48,10 +48,13 @@ impl Gallery {
         Gallery { process, directory }
     }
 
-    fn client(&self) -> Client {
+    fn options(&self) -> Options {
         let place = self.directory.path().canonicalize().expect("it is there");
-        let address = address(&place).parse().expect("an address");
-        Client::connect(Options::new().address(address)).expect("connected")
+        Options::new().address(address(&place).parse().expect("an address"))
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.options()).expect("connected")
     }
 
     fn pictures(&self) -> PathBuf {
@@ -80,6 +83,37 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Error>) -> Value {
 
 fn code(error: &Error) -> Option<&str> {
     error.code().map(|code| code.name())
+}
+
+/// What stays in the application with the window: the front end calls this, and it calls the process.
+#[tauri::command]
+async fn create_album(
+    album_name: String,
+    gallery: tauri::State<'_, invoked_client::Client>,
+) -> Result<usize, Value> {
+    let args = json!({ "albumName": album_name });
+    gallery.invoke("create_album", &args).await.map_err(told)
+}
+
+/// The error as the front end knows it, and a text for what it can't know.
+fn told(error: Error) -> Value {
+    error.json().unwrap_or_else(|| error.to_string().into())
+}
+
+#[test]
+fn a_command_that_stayed_calls_the_one_that_moved() {
+    use tauri::test::{InvokeRequest, assert_ipc_response, mock_app, mock_builder};
+    let gallery = Gallery::start();
+    let client = tauri::async_runtime::block_on(invoked_client::Client::connect(gallery.options()));
+    let front = mock_builder()
+        .manage(client.expect("connected"))
+        .invoke_handler(tauri::generate_handler![create_album]);
+    let front = mock_app(front).expect("a sound application");
+    let page = front.user(1000);
+    let request = InvokeRequest::new("create_album").args(&json!({ "albumName": "cats" }));
+    assert_ipc_response(&page, request.clone(), Ok(json!(1)));
+    let taken = json!({ "kind": "exists", "message": "there is an album cats already" });
+    assert_ipc_response(&page, request, Err(taken));
 }
 
 #[test]

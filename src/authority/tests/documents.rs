@@ -76,8 +76,11 @@ fn documents() -> Vec<(String, String)> {
 fn policy() -> Policy<'static> {
     let built_in: [TauriPlugin; 3] =
         [plugins::core::plugin(&Config::default()), plugins::fs::plugin(), plugins::bench::plugin()];
-    let application = ["greet", "add", "count", "export", "wait_for"];
-    let application = application.into_iter().fold(PluginManifest::application(), PluginManifest::command);
+    let host = ["greet", "add", "count", "export", "wait_for"];
+    let gallery = ["create_album", "delete_album", "download", "upload"];
+    let application =
+        host.into_iter().chain(gallery).fold(PluginManifest::application(), PluginManifest::command);
+    let application = application.scoped_command("read_picture");
     let policy = Policy::new(OWN, &Users).process_facts(ProcessFacts::Confirmed);
     let policy = policy.manifest(application);
     built_in.into_iter().fold(policy, |policy, plugin| {
