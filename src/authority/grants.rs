@@ -261,6 +261,15 @@ impl PeerGrants {
     pub fn global_scopes(&self, plugin: &str) -> &[Arc<GrantScope>] {
         self.globals.get(plugin).map_or(&[], |plugin| plugin.scopes())
     }
+
+    /// Why the scopes that scope-only permissions of `plugin` give this peer would refuse `input` to each of its commands.
+    pub(crate) fn shared_denial<S: ScopeObjectMatch>(
+        &self,
+        plugin: &str,
+        input: &S::Input,
+    ) -> Option<ScopeDenial> {
+        self.globals.get(plugin)?.compiled::<S>().denial(input)
+    }
 }
 
 /// The number of a grant, unique within a daemon's life.

@@ -47,6 +47,7 @@ pub use self::builder::{AddedCapability, CapabilityBuilder, RuntimeCapability};
 pub use self::capability::{Platform, TauriFiles};
 pub use self::document::Format;
 pub use self::embedded::DevOptions;
+pub(crate) use self::explain::About;
 pub use self::explain::{Asking, Explanation, Judged, Refusal, RefusalCode, ScopeRefusal};
 pub use self::grants::{Denial, DeniedBy, Grant, GrantId, PeerGrants, Verdict};
 pub use self::identifier::{Identifier, IdentifierError};

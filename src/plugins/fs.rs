@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 use self::failure::FileError;
 use self::located::{Located, Missing};
 use crate::authority::{
-    InputError, Judged, PathScope, PermissionSet, ScopeDefault, ScopeDenial, ScopeKind, ScopeRefusal,
-    ScopeVerdict,
+    InputError, Judged, PathScope, PermissionSet, ScopeDefault, ScopeDenial, ScopeKind, ScopeObjectMatch,
+    ScopeRefusal, ScopeVerdict,
 };
 use crate::ipc::{
     Argument, CallError, Command, CommandArg, CommandItem, Fault, InvokeMessage, ScopeQuestion,
@@ -96,7 +96,13 @@ fn question(arguments: &Map<String, Value>) -> Result<ScopeQuestion, String> {
         Err(missing) => missing.real,
     };
     Ok(match real {
-        Some(real) => ScopeQuestion::Judge(Value::from(real.to_string_lossy().into_owned())),
+        Some(real) => {
+            let text = Value::from(real.to_string_lossy().into_owned());
+            match PathScope::admit(&real) {
+                Ok(()) => ScopeQuestion::Judge(text),
+                Err(error) => ScopeQuestion::Refuse(text, error),
+            }
+        }
         None => ScopeQuestion::Refuse(Value::from(path), NOWHERE),
     })
 }

@@ -3,6 +3,7 @@
 //! Owns the words. It asks the same snapshot as a verdict does and decides nothing itself.
 
 mod argument;
+mod proposal;
 mod reasons;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 pub use self::argument::{Judged, ScopeRefusal};
+pub(crate) use self::reasons::About;
 use super::peer::PeerFacts;
 
 /// What a peer is told about a denial.

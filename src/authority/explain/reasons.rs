@@ -8,23 +8,36 @@ use invoked_proto::name::CommandName;
 use serde_json::Value;
 
 use super::argument::{Judged, ScopeRefusal, shown, shown_value};
+use super::proposal::never_judged;
 use super::{Asking, Explanation, Refusal, RefusalCode, Remedy};
-use crate::authority::embedded::quoted;
 use crate::authority::grants::{Denial, Grant, PeerGrants, Verdict};
 use crate::authority::matcher::Matcher;
 use crate::authority::path::PathScope;
 use crate::authority::peer::PeerFacts;
 use crate::authority::registry::Resolved;
-use crate::authority::remote::literal_realm;
 use crate::authority::resolve::CapabilityRules;
 use crate::authority::scope::{
-    CompiledScope, GlobScope, GrantScope, PrefixScope, ScopeContext, ScopeDefault, ScopeDenial, ScopeItem,
-    ScopeKind, ScopeObjectMatch, ScopeRole, ScopeVerdict,
+    CompiledScope, GlobScope, GrantScope, InputError, PrefixScope, ScopeDefault, ScopeDenial, ScopeError,
+    ScopeItem, ScopeKind, ScopeObjectMatch, ScopeVerdict,
 };
 use crate::authority::snapshot::PolicySnapshot;
 
 /// Capabilities, values and peers that one explanation names of each kind; the rest is a number.
 const NAMED: usize = 2;
+
+/// Advice where something denies an argument.
+const DENY_WINS: &str = "would be allowed by nothing that is added: a deny wins over every allow";
+
+/// What is asked about a command.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum About<'a> {
+    /// Only whether it may be called: the argument is not known.
+    Command,
+    /// Also whether its scopes allow this.
+    Argument(&'a Value),
+    /// Its argument, of which it is known that no scope may judge it.
+    Unjudgeable(&'a Value, InputError),
+}
 
 impl PolicySnapshot {
     /// What to answer a peer whose call of `command` was denied.
@@ -60,9 +73,18 @@ impl PolicySnapshot {
         command: &str,
         argument: Option<&Value>,
     ) -> Explanation {
+        self.explain_about(who, command, argument.map_or(About::Command, About::Argument))
+    }
+
+    /// The same, for an argument of which more is known.
+    pub(crate) fn explain_about<'a>(
+        &self,
+        who: impl Into<Asking<'a>>,
+        command: &str,
+        about: About<'_>,
+    ) -> Explanation {
         let who: Asking<'_> = who.into();
-        let facts = who.facts;
-        if let Some(why) = facts.unmatchable() {
+        if let Some(why) = who.facts.unmatchable() {
             let reason = format!("no rule may match this peer, not even everyone: {why}");
             return self.denial(&who, command, vec![reason], Remedy::None);
         }
@@ -74,19 +96,7 @@ impl PolicySnapshot {
         };
         let grants = self.asked(&who);
         match grants.authorize(command) {
-            Verdict::Allow(grant) => {
-                let verdict = argument.and_then(|argument| self.judge(grant, argument));
-                match (verdict, argument) {
-                    (Some(ScopeVerdict::Denied(denial)), Some(argument)) => {
-                        let argument = Judged::new(argument);
-                        self.explain_scope(who, &ScopeRefusal { grant: Arc::clone(grant), denial, argument })
-                    }
-                    (verdict, argument) => {
-                        let judged = argument.filter(|_| verdict.is_some()).map(Judged::new);
-                        self.allowance(&who, grant, judged)
-                    }
-                }
-            }
+            Verdict::Allow(grant) => self.explain_grant(who, grant, about),
             Verdict::Deny(Denial::Denied(by)) => {
                 let reason = format!(
                     "capability \"{}\" matches this peer and denies it with \"{}\" ({}); a deny wins over every allow",
@@ -95,24 +105,97 @@ impl PolicySnapshot {
                 let advice = "would be allowed by nothing that is added: take that line away, or this peer out of that capability";
                 self.denial(&who, command, vec![reason], Remedy::Advice(advice.to_owned()))
             }
-            Verdict::Deny(Denial::NoRule) => {
-                let waiting = self.waiting_scope(&grants, name);
-                let remedy = match waiting {
-                    Some(scope) => Remedy::Advice(format!(
-                        "no entry would allow this call alone: with the command, the peer would get all that \"{}\" ({}) \
-                         allows",
-                        scope.permission(),
-                        scope.location()
-                    )),
-                    None => self.remedy(facts, name, argument),
-                };
-                let (reasons, remedy) = match who.kept {
-                    Some(kept) => (self.given_up(facts, name, kept), only_kept(kept)),
-                    None => (self.nearest(facts, name), remedy),
-                };
-                let denial = self.denial(&who, command, reasons, remedy);
-                Explanation { argument: argument.map(Judged::new), ..denial }
+            Verdict::Deny(Denial::NoRule) => self.explain_unlisted(&who, &grants, name, about),
+        }
+    }
+
+    /// What a grant says of an argument.
+    fn explain_grant(&self, who: Asking<'_>, grant: &Arc<Grant>, about: About<'_>) -> Explanation {
+        let (argument, verdict) = match about {
+            About::Command => return self.allowance(&who, grant, None),
+            About::Argument(argument) => (argument, self.judge(grant, argument)),
+            About::Unjudgeable(argument, error) => {
+                (argument, Some(ScopeVerdict::Denied(ScopeDenial::Input(error))))
             }
+        };
+        match verdict {
+            None => self.allowance(&who, grant, None),
+            Some(ScopeVerdict::Allowed) => self.allowance(&who, grant, Some(Judged::new(argument))),
+            Some(ScopeVerdict::Denied(denial)) => {
+                let (grant, argument) = (Arc::clone(grant), Judged::new(argument));
+                self.explain_scope(who, &ScopeRefusal { grant, denial, argument })
+            }
+        }
+    }
+
+    /// Why nothing that the peer holds allows a command.
+    fn explain_unlisted(
+        &self,
+        who: &Asking<'_>,
+        grants: &PeerGrants,
+        command: &CommandName,
+        about: About<'_>,
+    ) -> Explanation {
+        let (argument, error) = match about {
+            About::Command => (None, None),
+            About::Argument(argument) => (Some(Judged::new(argument)), None),
+            About::Unjudgeable(argument, error) => (Some(Judged::new(argument)), Some(error)),
+        };
+        let mut reasons = match who.kept {
+            Some(kept) => self.given_up(who.facts, command, kept),
+            None => self.nearest(who.facts, command),
+        };
+        let remedy = match (who.kept, &argument, error) {
+            (Some(kept), ..) => only_kept(kept),
+            (None, Some(argument), Some(error)) => {
+                Remedy::Advice(never_judged(&self.what(command, argument), error))
+            }
+            (None, argument, _) => {
+                match argument.as_ref().and_then(|a| self.shared_denial(grants, command, a)) {
+                    Some(reason) => {
+                        reasons.push(reason);
+                        Remedy::Advice(DENY_WINS.to_owned())
+                    }
+                    None => self.addition(who.facts, grants, command, argument.as_ref()),
+                }
+            }
+        };
+        Explanation { argument, ..self.denial(who, command.as_str(), reasons, remedy) }
+    }
+
+    /// What to add for a peer that nothing allows `command`.
+    fn addition(
+        &self,
+        facts: &PeerFacts,
+        grants: &PeerGrants,
+        command: &CommandName,
+        argument: Option<&Judged>,
+    ) -> Remedy {
+        match self.waiting_scope(grants, command) {
+            Some(scope) => Remedy::Advice(format!(
+                "no entry would allow this call alone: with the command, the peer would get all that \"{}\" ({}) allows",
+                scope.permission(),
+                scope.location()
+            )),
+            None => self.remedy(facts, command, argument),
+        }
+    }
+
+    /// Why the scopes that the peer holds for all commands of a plugin would refuse an argument, were the command allowed.
+    fn shared_denial(&self, grants: &PeerGrants, command: &CommandName, argument: &Judged) -> Option<String> {
+        let plugin = command.plugin().unwrap_or("");
+        let text = argument.whole()?.as_str().filter(|_| self.registry.is_scoped(command.as_str()))?;
+        let denial = match self.registry.scope_kind(command.plugin()) {
+            ScopeKind::Path => grants.shared_denial::<PathScope>(plugin, Path::new(text)),
+            ScopeKind::Glob => grants.shared_denial::<GlobScope>(plugin, text),
+            ScopeKind::Prefix => grants.shared_denial::<PrefixScope>(plugin, text),
+            ScopeKind::Opaque | ScopeKind::Checked(_) | ScopeKind::Schema(_) => None,
+        };
+        match denial? {
+            ScopeDenial::DeniedBy { scope, item, invalid } => {
+                Some(denied_by(&scope, item, invalid.as_ref(), &self.what(command, argument)))
+            }
+            ScopeDenial::Input(_) | ScopeDenial::NoneMatches => None,
         }
     }
 
@@ -134,25 +217,19 @@ impl PolicySnapshot {
         let who: Asking<'_> = who.into();
         let ScopeRefusal { grant, denial, argument } = refusal;
         let command = grant.command();
-        let what = format!("{}{}", if self.is_path_scoped(command) { "path " } else { "" }, argument.shown());
+        let what = self.what(command, argument);
         let (reasons, remedy) = match denial {
             ScopeDenial::Input(error) => {
                 (vec![format!("no scope may judge {what}: it {error}")], Remedy::None)
             }
             ScopeDenial::DeniedBy { scope, item, invalid } => {
-                let item = &scope.lists().deny[*item];
-                let why = match invalid {
-                    Some(error) => format!(", which denies everything because {error}"),
-                    None => String::new(),
-                };
-                let reason = format!("{} refuses {what}: denied by {}{why}", holder(scope), shown_item(item));
-                let advice = "would be allowed by nothing that is added: a deny wins over every allow";
-                (vec![reason], Remedy::Advice(advice.to_owned()))
+                let reason = denied_by(scope, *item, invalid.as_ref(), &what);
+                (vec![reason], Remedy::Advice(DENY_WINS.to_owned()))
             }
             ScopeDenial::NoneMatches => {
                 let mut reasons = self.unmatched(grant, argument, &what);
                 match who.kept {
-                    None => (reasons, self.remedy(who.facts, command, argument.whole())),
+                    None => (reasons, self.remedy(who.facts, command, Some(argument))),
                     Some(kept) => {
                         reasons.push(keeps_only(kept));
                         (reasons, only_kept(kept))
@@ -191,7 +268,7 @@ impl PolicySnapshot {
         Some(scope)
     }
 
-    fn is_path_scoped(&self, command: &CommandName) -> bool {
+    pub(super) fn is_path_scoped(&self, command: &CommandName) -> bool {
         matches!(self.registry.scope_kind(command.plugin()), ScopeKind::Path)
             && self.registry.is_scoped(command.as_str())
     }
@@ -297,78 +374,6 @@ impl PolicySnapshot {
         reasons.extend(silent);
         reasons
     }
-
-    /// A capability of this uid, this command, and, where the command is scoped, this argument alone.
-    fn remedy(&self, facts: &PeerFacts, command: &CommandName, argument: Option<&Value>) -> Remedy {
-        let Some(permission) = self.registry.narrowest(command) else {
-            return Remedy::Advice(format!(
-                "no permission allows {command} alone, so there is nothing narrow to add"
-            ));
-        };
-        let mut permission = quoted(permission.as_str());
-        let mut note = "";
-        if self.registry.is_scoped(command.as_str()) {
-            let value = argument.and_then(|argument| self.narrowest_value(command, argument));
-            if value.is_none() {
-                note = " # an empty list allows nothing: put the argument in it";
-            }
-            let allow = value.map(quoted).unwrap_or_default();
-            permission = format!("{{ identifier = {permission}, allow = [{allow}] }}");
-        }
-        let mut calls = String::new();
-        if let Some(remote) = &facts.remote {
-            let Some(realm) = literal_realm(&remote.realm) else {
-                return Remedy::Advice(
-                    "no pattern means this realm alone, so there is nothing narrow to add".to_owned(),
-                );
-            };
-            let account = quoted(GlobScope::escape(&remote.account));
-            calls =
-                format!("local = false\nremote = {{ urls = [{}], accounts = [{account}] }}\n", quoted(realm));
-        }
-        let stem = format!("uid-{}-{command}", facts.uid);
-        let taken = |id: &str| self.capabilities.iter().any(|c| &*c.identifier == id);
-        let identifier = std::iter::once(stem.clone())
-            .chain((2..).map(|n: u32| format!("{stem}-{n}")))
-            .find(|id| !taken(id))
-            .unwrap_or(stem);
-        Remedy::File {
-            name: format!("{identifier}.toml"),
-            text: format!(
-                "identifier = \"{identifier}\"\npeers = [{}]\n{calls}permissions = [{permission}]{note}\n",
-                matcher(facts)
-            ),
-        }
-    }
-
-    /// The scope value that matches `argument` and nothing else, as far as one can be written: of a prefix there is none.
-    fn narrowest_value(&self, command: &CommandName, argument: &Value) -> Option<String> {
-        let text = argument.as_str()?;
-        let kind = self.registry.scope_kind(command.plugin());
-        let value = match kind {
-            ScopeKind::Path => PathScope::admit(Path::new(text)).ok().map(|()| PathScope::escape(text)),
-            ScopeKind::Glob => Some(GlobScope::escape(text)),
-            ScopeKind::Prefix | ScopeKind::Opaque | ScopeKind::Checked(_) | ScopeKind::Schema(_) => None,
-        };
-        // Some are too long to be written, and an empty text has no pattern.
-        let loads = |value: &Value| kind.check(value, ScopeRole::Allow, &ScopeContext::for_shipped()).is_ok();
-        value.filter(|value| loads(&Value::from(value.as_str())))
-    }
-}
-
-/// The narrowest matcher of a peer that can be written. What is known of its process was asked by a rule, so that rules may
-/// ask it here.
-fn matcher(facts: &PeerFacts) -> String {
-    let exe = facts.executable.known().and_then(|path| path.to_str()).map(PathScope::escape);
-    let unit = facts.unit.known().map(|unit| GlobScope::escape(unit));
-    if exe.is_none() && unit.is_none() {
-        return format!("\"uid:{}\"", facts.uid);
-    }
-    let mut text = format!("{{ uid = {}", facts.uid);
-    for (key, value) in [("exe", exe), ("unit", unit)] {
-        text.extend(value.map(|value| format!(", {key} = {}", quoted(value))));
-    }
-    text + " }"
 }
 
 /// What allows a command.
@@ -435,6 +440,16 @@ fn entry_allowing<'c>(
     };
     let entry = capability.entries.iter().find(|entry| allows(&entry.resolved))?;
     Some((capability, &entry.scope))
+}
+
+/// That a value of a scope denies what messages call `what`.
+fn denied_by(scope: &GrantScope, item: usize, invalid: Option<&ScopeError>, what: &str) -> String {
+    let why = match invalid {
+        Some(error) => format!(", which denies everything because {error}"),
+        None => String::new(),
+    };
+    let item = shown_item(&scope.lists().deny[item]);
+    format!("{} refuses {what}: denied by {item}{why}", holder(scope))
 }
 
 fn holder(scope: &GrantScope) -> String {

@@ -110,7 +110,8 @@ impl<S: ScopeObjectMatch> CompiledScope<S> {
         judge(&[self], input)
     }
 
-    fn denial(&self, input: &S::Input) -> Option<ScopeDenial> {
+    /// The deny value that refuses `input`, whatever is allowed.
+    pub(crate) fn denial(&self, input: &S::Input) -> Option<ScopeDenial> {
         if self.unreadable.is_some() {
             return self.unreadable.clone();
         }

@@ -71,10 +71,7 @@ fn a_command_that_no_capability_of_the_peer_allows() {
         r#"denied: fs.read_file for uid=1001(bob)
   capability "gallery" allows it with "fs:allow-read-file" (gallery.toml:6), but its peers do not match this one: user:ana
   no capability matches this peer
-  would be allowed by: uid-1001-fs.read_file.toml in a capability directory
-    identifier = "uid-1001-fs.read_file"
-    peers = ["uid:1001"]
-    permissions = [{ identifier = "fs:allow-read-file", allow = [] }] # an empty list allows nothing: put the argument in it"#
+  would be allowed by { identifier = "fs:allow-read-file", allow = […] }, where to put the path of the file, absolute and with its links resolved; which one can't be told: the argument that its scope judges is not known here"#
     );
     let text = explain(&gallery(), &ana(), "fs.write_file", Some(json!("/a")));
     assert_eq!(
@@ -201,8 +198,11 @@ fn a_proposal_takes_no_identifier_that_is_taken() {
 fn a_proposal_loads_whatever_the_argument_is() {
     for argument in ["/a/../b", "relative", "", "/a\0", "/q\"\\\n", "/**", "$HOME"] {
         let explanation = gallery().snapshot.explain(&bob(), "fs.read_file", Some(&json!(argument)));
-        let (_, toml) = explanation.would_be_allowed_by().unwrap();
-        assert!(super::compile(toml).is_ok(), "{toml}");
+        let proposed = explanation.would_be_allowed_by();
+        assert_eq!(proposed.is_some(), matches!(argument, "/q\"\\\n" | "/**"), "{explanation}");
+        if let Some((_, toml)) = proposed {
+            assert!(super::compile(toml).is_ok(), "{toml}");
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! What explanations propose, applied: it allows exactly the argument that was asked about, to exactly this peer.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::{OWN, Users, lines, manifests, plugin};
 use crate::authority::{
     Asking, CompiledPolicy, Explanation, Format, GlobScope, PathScope, PeerFacts, Policy, PolicySnapshot,
-    PrefixScope, ProcessFact, ProcessFacts, Remote, ScopeDefault, ScopeKind, Source, Verdict,
+    PrefixScope, ProcessFact, ProcessFacts, Remote, ScopeDefault, ScopeKind, ScopeSchema, Source, Verdict,
 };
 
 /// Who asks for what: each command that looks at scopes, of each kind of scope, and one that doesn't.
@@ -107,24 +108,31 @@ fn explain(policy: &PolicySnapshot, facts: &PeerFacts, command: &str, argument: 
 #[test]
 fn a_proposal_allows_exactly_the_argument_and_nothing_near_it() {
     let before = compile(None).snapshot;
-    let (mut exact, mut empty) = (0, 0);
+    let (mut exact, mut unwritten) = (0, 0);
     for facts in peers() {
         for command in COMMANDS {
             for argument in arguments() {
                 let explanation = explain(&before, &facts, command.0, argument);
-                let (file, toml) = explanation.would_be_allowed_by().expect("nothing denies it");
-                assert!(file.ends_with(".toml"), "{file}");
-                let after = compile(Some(toml)).snapshot;
-                let helps = allowed(&after, &facts, command, argument);
                 let may_help = match command.1 {
                     "path" => argument.starts_with('/'),
                     // What begins with a text is more than the text.
                     "prefix" => false,
                     _ => true,
                 };
-                assert_eq!(helps, may_help, "{facts}: {command:?} {argument}\n{toml}");
-                assert_eq!(toml.contains("put the argument in it"), !helps, "{toml}");
-                *(if helps { &mut exact } else { &mut empty }) += 1;
+                let proposed = explanation.would_be_allowed_by();
+                assert_eq!(proposed.is_some(), may_help, "{facts}: {command:?} {argument}\n{explanation}");
+                assert_eq!(explanation.advice().is_none(), may_help, "{explanation}");
+                let Some((file, toml)) = proposed else {
+                    unwritten += 1;
+                    continue;
+                };
+                assert!(file.ends_with(".toml"), "{file}");
+                let after = compile(Some(toml)).snapshot;
+                assert!(
+                    allowed(&after, &facts, command, argument),
+                    "{facts}: {command:?} {argument}\n{toml}"
+                );
+                exact += 1;
                 for other in arguments().into_iter().filter(|other| command.1 != "none" && *other != argument)
                 {
                     assert!(!allowed(&after, &facts, command, other), "{toml} allows {other}");
@@ -135,7 +143,95 @@ fn a_proposal_allows_exactly_the_argument_and_nothing_near_it() {
             }
         }
     }
-    assert!(exact > 300 && empty > 200, "{exact} exact, {empty} to be filled in");
+    assert!(exact > 300 && unwritten > 200, "{exact} exact, {unwritten} that can't be");
+}
+
+#[test]
+fn without_the_argument_no_file_is_proposed_and_it_is_said_what_to_write() {
+    let policy = compile(None).snapshot;
+    let schema = serde_json::json!({ "type": "object" });
+    let sized = plugin("sized").scoped_command("fit").scope(
+        ScopeKind::Schema(Arc::new(ScopeSchema::new(&schema).expect("a schema"))),
+        ScopeDefault::Nothing,
+    );
+    let users = Policy::new(0, &Users).manifest(sized).compile().expect("it compiles").snapshot;
+    let facts = PeerFacts::new(1000, 1000, []);
+    let unknown = "which one can't be told: the argument that its scope judges is not known here";
+    for (policy, command, permission, value) in [
+        (
+            &policy,
+            "fs.read_file",
+            "fs:allow-read-file",
+            "the path of the file, absolute and with its links resolved",
+        ),
+        (&policy, "mail.send", "mail:allow-send", "a pattern over the argument"),
+        (&policy, "dial.open", "dial:allow-open", "what the argument begins with"),
+        (&policy, "fetch", "allow-fetch", "a value as the command's author describes it"),
+        (&users, "sized.fit", "sized:allow-fit", "a value of the form that its plugin's schema describes"),
+    ] {
+        let explanation = policy.explain(&facts, command, None);
+        assert_eq!(explanation.would_be_allowed_by(), None, "{command}");
+        let expected = format!(
+            "would be allowed by {{ identifier = \"{permission}\", allow = […] }}, where to put {value}; {unknown}"
+        );
+        assert_eq!(explanation.advice(), Some(&*expected));
+        assert!(explanation.to_string().ends_with(&expected), "{explanation}");
+    }
+    // A command without a scope has no argument to tell.
+    assert!(policy.explain(&facts, "greet", None).would_be_allowed_by().is_some());
+}
+
+#[test]
+fn an_argument_that_no_value_means_alone_is_said_to_be_one() {
+    let policy = compile(None).snapshot;
+    let facts = PeerFacts::new(1000, 1000, []);
+    let long = "a".repeat(5000);
+    let deep = format!("/{}", "a/".repeat(3000));
+    for (command, argument, why) in [
+        ("dial.open", Value::from("org."), "no prefix means \"org.\" alone, as more begins so"),
+        ("mail.send", Value::from(""), "no pattern means \"\" alone: a pattern can't be empty"),
+        ("mail.send", Value::from(7), "7 is no text, of which a scope could have a pattern"),
+        ("mail.send", Value::from(long.as_str()), "is too long for a pattern"),
+        ("fs.read_file", Value::from(deep.as_str()), "is too long for a pattern"),
+        // Short enough to be kept, and too long once it is escaped.
+        ("mail.send", Value::from("*".repeat(4000)), "alone: a pattern longer than 4096 bytes"),
+        ("fetch", Value::from("x"), "the command alone knows which values mean \"x\""),
+    ] {
+        let explanation = policy.explain(&facts, command, Some(&argument));
+        let advice = explanation.advice().unwrap_or_else(|| panic!("{explanation}"));
+        assert!(advice.starts_with("would be allowed by {") && advice.ends_with(why), "{advice}");
+    }
+    for path in ["/srv/../a", "relative"] {
+        let advice = policy.explain(&facts, "fs.read_file", Some(&Value::from(path)));
+        let expected =
+            format!("would be allowed by nothing that is added: no scope may judge path \"{path}\": it ");
+        assert!(advice.advice().is_some_and(|advice| advice.starts_with(&expected)), "{advice}");
+    }
+}
+
+#[test]
+fn what_a_shared_scope_denies_is_not_proposed() {
+    let entry = "{ identifier = 'fs:scope', deny = ['/srv/keys/**'] }";
+    let file = format!("identifier = 'c'\npeers = ['everyone']\npermissions = [{entry}]\n");
+    let policy = compile(Some(&file)).snapshot;
+    let facts = PeerFacts::new(1000, 1000, []);
+    let told = |path: &str| policy.explain(&facts, "fs.read_file", Some(&Value::from(path)));
+    assert!(told("/srv/a").would_be_allowed_by().is_some());
+    let denied = told("/srv/keys/a");
+    assert_eq!(
+        denied.advice(),
+        Some("would be allowed by nothing that is added: a deny wins over every allow")
+    );
+    let reason = "capability \"c\" matches this peer; its scope for fs:scope (proposed.toml:3) refuses path \
+                  \"/srv/keys/a\": denied by \"/srv/keys/**\" (proposed.toml:3)";
+    assert_eq!(denied.reasons().last().map(String::as_str), Some(reason));
+    // Another plugin's commands are not judged by it.
+    assert!(
+        policy
+            .explain(&facts, "mail.send", Some(&Value::from("/srv/keys/a")))
+            .would_be_allowed_by()
+            .is_some()
+    );
 }
 
 #[test]

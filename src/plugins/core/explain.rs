@@ -12,9 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{answered, handle};
 use crate::authority::load::PasswdFiles;
-use crate::authority::{
-    Asking, Connected, Explanation, Judged, PeerQuestion, PolicySnapshot, ScopeDenial, ScopeRefusal, Verdict,
-};
+use crate::authority::{About, Asking, Connected, Explanation, Judged, PeerQuestion, PolicySnapshot};
 use crate::broker::{Broker, Decision, DecisionId, Holder};
 use crate::commands::CommandTable;
 use crate::ipc::{
@@ -53,18 +51,12 @@ pub(crate) fn explain_call(
         }
         _ => None,
     };
-    Ok(match asked {
-        None => policy.explain(who, name, None),
-        Some(ScopeQuestion::Judge(value)) => policy.explain(who, name, Some(&value)),
-        Some(ScopeQuestion::Refuse(value, error)) => match policy.asked(&who).authorize(name) {
-            Verdict::Deny(_) => policy.explain(who, name, None),
-            Verdict::Allow(grant) => {
-                let (grant, denial) = (Arc::clone(grant), ScopeDenial::Input(error));
-                let argument = Judged::new(&value);
-                policy.explain_scope(who, &ScopeRefusal { grant, denial, argument })
-            }
-        },
-    })
+    let about = match &asked {
+        None => About::Command,
+        Some(ScopeQuestion::Judge(value)) => About::Argument(value),
+        Some(ScopeQuestion::Refuse(value, error)) => About::Unjudgeable(value, *error),
+    };
+    Ok(policy.explain_about(who, name, about))
 }
 
 pub(super) async fn explain(message: InvokeMessage) -> Outcome {
