@@ -51,6 +51,8 @@ pub(crate) use self::explain::About;
 pub use self::explain::{Asking, Explanation, Judged, Refusal, RefusalCode, ScopeRefusal};
 pub use self::grants::{Denial, DeniedBy, Grant, GrantId, PeerGrants, Verdict};
 pub use self::identifier::{Identifier, IdentifierError};
+#[cfg(test)]
+pub(crate) use self::limits::names as limit_names;
 pub use self::limits::{PeerLanes, PeerLimits};
 pub use self::matcher::{Matcher, ProcessFacts};
 pub use self::path::PathScope;

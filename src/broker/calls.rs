@@ -112,10 +112,16 @@ impl Ending {
             Err(CallError::Framework(fault)) => {
                 let mut failure = Failure::framework(fault.code, &fault.message, fault.delivery);
                 failure.decision = fault.decision.as_deref().map(Text::from);
+                failure.retry_after_ms = fault.retry_after.map(whole_millis);
                 Ending::fail(fault.code, failure, Message::default())
             }
         }
     }
+}
+
+/// Rounded up: who waits for so long has waited long enough.
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 impl Broker {

@@ -34,7 +34,7 @@ pub(crate) use decisions::{Decision, DecisionId, Decisions};
 pub(crate) use local::{LocalCall, is_local};
 use narrowing::Waiting;
 pub(crate) use narrowing::{Holder, Narrowing};
-pub(crate) use output::{Observed, Output, Place, Run};
+pub(crate) use output::{Observed, Output, Place, Run, held_to};
 use quota::{Account, Allowance, Charge, Ledger, Resource};
 pub(crate) use quota::{Bound, Bounds};
 pub(crate) use slots::CallId;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use invoked_proto::Text;
 use invoked_proto::body::Message;
+use invoked_proto::connection::Settings;
 use invoked_proto::metadata::{Failure, HeaderField, Welcome};
 use invoked_proto::registry::ErrorCode;
 
@@ -14,6 +15,17 @@ use super::slots::CallId;
 use crate::authority::PeerLimits;
 use crate::commands::RegisteredCommand;
 use crate::ipc::{Peer, PeerId, Pipe, WireCall};
+
+/// What the connection of a peer is held to whose capabilities say `limits`, where `own` are the daemon's settings.
+pub(crate) fn held_to(own: Settings, limits: &PeerLimits) -> Settings {
+    let count = |name| limits.get(name).map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    Settings {
+        max_message: limits.get("max_message").unwrap_or(own.max_message),
+        open_calls: count("open_calls").unwrap_or(own.open_calls),
+        open_channels: count("open_channels").unwrap_or(own.open_channels),
+        ..own
+    }
+}
 
 /// Something to do, in order.
 #[derive(Debug)]

@@ -63,9 +63,12 @@ pub enum ReloadError {
     /// The files are not sound; the old policy stays.
     #[error("the policy has errors; the old one stays in force")]
     Policy(Vec<PolicyError>),
-    /// A reload is running, or one ended a moment ago.
-    #[error("a reload is running or has just run")]
-    TooOften,
+    /// A reload is running, or one began a moment ago.
+    #[error("a reload is running or has just run; there may be one again in {} ms", .retry_after.as_millis())]
+    TooOften {
+        /// How long to wait, if no other comes first.
+        retry_after: Duration,
+    },
     /// The daemon has stopped.
     #[error("the daemon has stopped")]
     Stopped,
@@ -115,10 +118,10 @@ impl DaemonHandle {
     /// # Errors
     /// Everything that is wrong with the files; the old policy stays in force then.
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
-        let Some(_turn) = self.try_turn() else { return Err(ReloadError::TooOften) };
-        if !self.may_reload(Instant::now()) {
-            return Err(ReloadError::TooOften);
-        }
+        let Some(_turn) = self.try_turn() else {
+            return Err(ReloadError::TooOften { retry_after: reload_pause() });
+        };
+        self.begin_reload(Instant::now()).map_err(|retry_after| ReloadError::TooOften { retry_after })?;
         let result = self.read_again().await;
         log(&result);
         result
@@ -127,7 +130,7 @@ impl DaemonHandle {
     /// Reloads; where one has just run, waits for its pause to end, as the files may have changed since.
     #[cfg(feature = "watch")]
     pub(crate) async fn reload_in_turn(&self) {
-        while let Err(ReloadError::TooOften) = self.reload().await {
+        while let Err(ReloadError::TooOften { .. }) = self.reload().await {
             tokio::time::sleep(TURN_PAUSE).await;
         }
     }
@@ -207,14 +210,15 @@ impl DaemonHandle {
         }
     }
 
-    fn may_reload(&self, now: Instant) -> bool {
+    /// Notes that a reload begins; `Err` says how long it is too early.
+    fn begin_reload(&self, now: Instant) -> Result<(), Duration> {
         let mut last = self.0.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
-        let pause = Duration::from_secs(1) / u32::try_from(quotas::RELOADS_PER_SECOND).unwrap_or(1).max(1);
-        let allowed = last.is_none_or(|last| now.duration_since(last) >= pause);
-        if allowed {
-            *last = Some(now);
+        let early = last.map(|last| reload_pause().saturating_sub(now.duration_since(last)));
+        if let Some(early) = early.filter(|early| !early.is_zero()) {
+            return Err(early);
         }
-        allowed
+        *last = Some(now);
+        Ok(())
     }
 
     /// Runs `question` on the loop; `None` if the daemon has stopped.
@@ -249,6 +253,11 @@ impl DaemonHandle {
             std::thread::sleep(RETRY);
         }
     }
+}
+
+/// From the beginning of one reload to that of the next, at least.
+fn reload_pause() -> Duration {
+    Duration::from_secs(1) / u32::try_from(quotas::RELOADS_PER_SECOND).unwrap_or(1).max(1)
 }
 
 /// Tells the operator what came of a reload.

@@ -1,6 +1,7 @@
 //! The two kinds of errors a call can end with: the application's own, and the framework's. They never mix.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use invoked_proto::body::{Body, Message};
 use invoked_proto::registry::{Delivery, ErrorCode};
@@ -138,6 +139,8 @@ pub struct Fault {
     pub delivery: Delivery,
     /// Id of the authorization decision, if it was one. The daemon gives it on the way to the caller.
     pub decision: Option<String>,
+    /// When the same call may succeed, if that is known; callers are told in milliseconds.
+    pub retry_after: Option<Duration>,
     /// What the operator is told.
     pub(super) refused: Refused,
 }
@@ -162,12 +165,18 @@ impl Fault {
     /// A fault of a command that ran to its end.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let (message, refused) = (message.into(), Refused::default());
-        Fault { code, message, delivery: Delivery::Completed, decision: None, refused }
+        Fault { code, message, delivery: Delivery::Completed, decision: None, retry_after: None, refused }
     }
 
     /// A refusal before the command had any effect: its arguments are wrong, a scope forbids them, there is no room.
     pub fn refusal(code: ErrorCode, message: impl Into<String>) -> Self {
         Fault { delivery: Delivery::NotDelivered, ..Fault::new(code, message) }
+    }
+
+    /// The same fault, with how long to wait before the call is tried again.
+    #[must_use]
+    pub fn with_retry_after(self, retry_after: Duration) -> Self {
+        Fault { retry_after: Some(retry_after), ..self }
     }
 
     /// A denial, because scopes refuse an argument. `message` is all that the caller learns; the daemon explains `refusal` in

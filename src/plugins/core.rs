@@ -1,6 +1,6 @@
 //! `core`: what every daemon tells, and what its operator may do.
 
-use invoked_proto::registry::ErrorCode;
+use invoked_proto::registry::{ErrorCode, quotas};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -198,7 +198,8 @@ fn limits_of(config: &Config) -> Value {
         .limits_in_force()
         .map(|(limit, value)| json!({ "name": limit.name, "value": value, "unit": limit.unit, "doc": limit.doc }))
         .collect();
-    let quotas = serde_json::to_value(&config.quotas).expect("quotas are plain numbers");
+    let mut quotas = serde_json::to_value(&config.quotas).expect("quotas are plain numbers");
+    quotas["reloads_per_second"] = Value::from(quotas::RELOADS_PER_SECOND);
     json!({ "limits": limits, "quotas": quotas })
 }
 
@@ -235,8 +236,9 @@ async fn reload(message: InvokeMessage) -> Outcome {
             let text = "the policy has errors; the old one stays in force";
             Err(CallError::from(InvokeError::json(&json!({ "message": text, "errors": texts }))))
         }
-        Err(error @ ReloadError::TooOften) => {
-            Err(Fault::refusal(ErrorCode::ResourceExhausted, error.to_string()).into())
+        Err(error @ ReloadError::TooOften { retry_after }) => {
+            let fault = Fault::refusal(ErrorCode::ResourceExhausted, error.to_string());
+            Err(fault.with_retry_after(retry_after).into())
         }
         Err(error @ ReloadError::Stopped) => {
             Err(Fault::new(ErrorCode::Unavailable, error.to_string()).into())

@@ -19,8 +19,10 @@ use tokio::sync::{Notify, watch};
 
 use super::Link;
 use super::local::{self, LocalWaiter};
-use crate::authority::{PeerFacts, PeerGrants, PeerLimits, PolicySnapshot};
-use crate::broker::{Broker, FirstOfItem, Narrowing, Observed, Output, Served, Swept, is_local, serve};
+use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
+use crate::broker::{
+    Broker, FirstOfItem, Narrowing, Observed, Output, Served, Swept, held_to, is_local, serve,
+};
 use crate::ipc::{PeerId, Ready};
 use crate::runner::{Completion, Runner};
 
@@ -120,7 +122,7 @@ impl Hub {
     /// Makes the connection of an admitted peer, whose session begins.
     pub(crate) fn attach(&self, id: PeerId, now: Instant) {
         let grants = self.broker.borrow().grants(id);
-        let settings = grants.map_or(self.settings, |grants| self.settings_of(grants.limits()));
+        let settings = grants.map_or(self.settings, |grants| held_to(self.settings, grants.limits()));
         let connection = Connection::daemon(settings, now);
         self.links.borrow_mut().insert(id, Rc::new(Link::new(connection)));
     }
@@ -235,18 +237,6 @@ impl Hub {
             let now = Instant::now();
             self.broker.borrow_mut().handle_narrowed(now, &asked, narrowed);
             self.pump(now);
-        }
-    }
-
-    fn settings_of(&self, limits: &PeerLimits) -> Settings {
-        let open_calls = limits.get("open_calls").map(|calls| usize::try_from(calls).unwrap_or(usize::MAX));
-        let open_channels =
-            limits.get("open_channels").map(|open| usize::try_from(open).unwrap_or(usize::MAX));
-        Settings {
-            max_message: limits.get("max_message").unwrap_or(self.settings.max_message),
-            open_calls: open_calls.unwrap_or(self.settings.open_calls),
-            open_channels: open_channels.unwrap_or(self.settings.open_channels),
-            ..self.settings
         }
     }
 
@@ -371,7 +361,7 @@ impl Hub {
                     self.narrowing_asked.notify_one();
                 }
                 Output::Bound { peer, limits } => {
-                    let settings = self.settings_of(&limits);
+                    let settings = held_to(self.settings, &limits);
                     self.with_connection(peer, |connection| connection.hold_to(settings));
                 }
                 Output::Refuse { peer, code, message } => {

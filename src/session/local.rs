@@ -1,6 +1,6 @@
 //! Calls that come from no connection, at the hub: who waits for which answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use invoked_proto::body::Message;
 use invoked_proto::metadata::{Failure, HeaderField};
@@ -75,5 +75,6 @@ pub(super) fn failed(code: ErrorCode, failure: &Failure, message: Message) -> Ou
     let mut fault = Fault::new(code, failure.message.as_str());
     fault.delivery = failure.delivery;
     fault.decision = failure.decision.as_ref().map(|decision| decision.as_str().to_owned());
+    fault.retry_after = failure.retry_after_ms.map(Duration::from_millis);
     Err(fault.into())
 }

@@ -218,6 +218,25 @@ fn a_second_hangup_within_a_second_is_not_forgotten() {
 }
 
 #[test]
+fn a_reload_that_comes_too_soon_is_told_when_to_come_again() {
+    let daemon = with_file();
+    let client = daemon.client();
+    reload(&client).unwrap();
+    let again = |client: &Client| client.invoke::<Value>("core.reload", &Value::Null);
+    let error = again(&client).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::ResourceExhausted), "{error}");
+    let limits: Value = client.invoke("core.limits", &Value::Null).unwrap();
+    let per_second = limits["quotas"]["reloads_per_second"].as_u64().expect("it is listed");
+    let wait = error.retry_after().expect("it is known");
+    assert!(
+        !wait.is_zero() && wait <= Duration::from_secs(1) / u32::try_from(per_second).unwrap(),
+        "{wait:?}"
+    );
+    std::thread::sleep(wait);
+    again(&client).unwrap();
+}
+
+#[test]
 fn a_reload_ends_a_running_call_whose_grant_is_gone() {
     let daemon = Start::dev().config(UNWATCHED).run();
     let client = daemon.client();

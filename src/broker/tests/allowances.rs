@@ -101,6 +101,49 @@ fn the_limits_of_one_connection_are_announced_and_held_after_a_reload() {
 }
 
 #[test]
+fn open_channels_are_announced_and_held_after_a_reload() {
+    let announced = LIMITS.iter().find(|limit| limit.name == "open_channels").unwrap().id.unwrap();
+    let mut bus = bus("open_channels = 3");
+    let ana = bus.connect(1000).unwrap();
+    let limits = &bus.peers[ana].welcome.as_ref().unwrap().limits;
+    assert!(limits.contains(&(announced, 3)), "{limits:?}");
+    // A reload reaches a connection that is there; its client does not know.
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    let two = bus.call_with_channels(ana, "t.slow", &[1, 2], 100);
+    bus.reload(limited("open_channels = 3", ""));
+    let over = bus.call_with_channels(ana, "t.slow", &[1, 2], 100);
+    assert_eq!((bus.end(ana, two), bus.end(ana, over)), (None, Some(&EXHAUSTED)));
+    let third = bus.call_with_channels(ana, "t.slow", &[1], 100);
+    let fourth = bus.call_with_channels(ana, "t.slow", &[1], 100);
+    assert_eq!((bus.end(ana, third), bus.end(ana, fourth)), (None, Some(&EXHAUSTED)));
+    let id = bus.peers[ana].id;
+    assert!(bus.broker.limits(id).contains(&("open_channels", 3)));
+    // What is open above a bound stays, and nothing comes on top.
+    bus.reload(limited("open_channels = 1", ""));
+    let more = bus.call_with_channels(ana, "t.slow", &[1], 100);
+    assert_eq!((bus.end(ana, two), bus.end(ana, third)), (None, None));
+    assert_eq!(bus.end(ana, more), Some(&EXHAUSTED));
+    bus.reload(limited("", ""));
+    let again = bus.call_with_channels(ana, "t.slow", &[1, 2, 3], 100);
+    assert_eq!(bus.end(ana, again), None, "taken away, the daemon's own hold again");
+}
+
+#[test]
+fn each_limit_that_a_capability_may_set_is_told_as_it_is_in_force() {
+    let names = crate::authority::limit_names().collect::<Vec<_>>();
+    for name in &names {
+        let mut bus = bus(&format!("{name} = 2"));
+        let ana = bus.connect(1000).unwrap();
+        let id = bus.peers[ana].id;
+        let told = bus.broker.limits(id);
+        let told: Vec<u64> = told.iter().filter(|(n, _)| n == name).map(|(_, value)| *value).collect();
+        assert_eq!(told.last(), Some(&2), "{name}");
+    }
+    assert_eq!(names.len(), 7, "a test above holds each of them: {names:?}");
+}
+
+#[test]
 fn a_uid_has_the_largest_that_is_said_of_any_of_its_peers_while_they_are_there() {
     let mut bus = Bus::new();
     bus.reload(limited("calls_per_uid = 2", "calls_per_uid = 4"));

@@ -125,11 +125,8 @@ pub(super) fn written(text: &str) -> Arc<PolicySnapshot> {
     Arc::new(policy.compile().unwrap().snapshot)
 }
 
-/// As in the hub.
 fn held_to(limits: &PeerLimits) -> Settings {
-    let own = Settings { features: features::CHANNELS, ..Settings::default() };
-    let open_calls = limits.get("open_calls").map_or(own.open_calls, |calls| calls.try_into().unwrap());
-    Settings { open_calls, max_message: limits.get("max_message").unwrap_or(own.max_message), ..own }
+    crate::broker::held_to(Settings { features: features::CHANNELS, ..Settings::default() }, limits)
 }
 
 impl Bus {
