@@ -19,6 +19,7 @@ mod handlers;
 mod harness;
 mod hostile_files;
 mod killed;
+mod loading;
 mod memory;
 mod narrowing;
 mod peer;
