@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use invoked_proto::name::CommandName;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::argument::{Judged, ScopeRefusal, shown, shown_value};
 use super::proposal::never_judged;
@@ -18,7 +18,7 @@ use crate::authority::registry::Resolved;
 use crate::authority::resolve::CapabilityRules;
 use crate::authority::scope::{
     CompiledScope, GlobScope, GrantScope, InputError, PrefixScope, ScopeDefault, ScopeDenial, ScopeError,
-    ScopeItem, ScopeKind, ScopeObjectMatch, ScopeVerdict,
+    ScopeItem, ScopeKind, ScopeObject, ScopeObjectMatch, ScopeRole, ScopeVerdict,
 };
 use crate::authority::snapshot::PolicySnapshot;
 
@@ -251,7 +251,7 @@ impl PolicySnapshot {
             .collect();
         more(&mut reasons, grant.scopes().len(), "scopes");
         let path = argument.whole().and_then(Value::as_str).filter(|_| self.is_path_scoped(command));
-        if path.is_some_and(|path| path.contains("/.")) {
+        if path.is_some_and(|path| would_match_with_dotfiles(grant, Path::new(path))) {
             let rule =
                 "a component with a leading dot is matched where it is written out, or with dotfiles = true";
             reasons.push(rule.to_owned());
@@ -440,6 +440,19 @@ fn entry_allowing<'c>(
     };
     let entry = capability.entries.iter().find(|entry| allows(&entry.resolved))?;
     Some((capability, &entry.scope))
+}
+
+/// Whether a path is refused only because it has a component that begins with a dot.
+fn would_match_with_dotfiles(grant: &Grant, path: &Path) -> bool {
+    let scopes = grant.scopes().iter().chain(grant.global_scopes());
+    let items = scopes.flat_map(|scope| &scope.lists().allow).flatten();
+    let mut patterns =
+        items.filter_map(|item| item.value().as_str().or_else(|| item.value()["path"].as_str()));
+    patterns.any(|pattern| {
+        let value = json!({ "path": pattern, "dotfiles": true });
+        let scope = PathScope::parse(&value, ScopeRole::Allow, grant.context());
+        scope.is_ok_and(|scope| scope.matches(path))
+    })
 }
 
 /// That a value of a scope denies what messages call `what`.

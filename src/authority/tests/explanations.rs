@@ -55,12 +55,26 @@ fn an_argument_that_no_value_matches() {
         text,
         r#"denied: fs.read_file for uid=1000(ana)
   capability "gallery" matches this peer; its scope for fs:allow-read-file (gallery.toml:6) refuses path "/home/ana/.ssh/id[1]": not matched by "$PEER_HOME/Pictures/**" (gallery.toml:6)
-  a component with a leading dot is matched where it is written out, or with dotfiles = true
   would be allowed by: uid-1000-fs.read_file.toml in a capability directory
     identifier = "uid-1000-fs.read_file"
     peers = ["uid:1000"]
     permissions = [{ identifier = "fs:allow-read-file", allow = ["/home/ana/.ssh/id[[]1]"] }]"#
     );
+}
+
+#[test]
+fn a_leading_dot_is_named_where_it_is_the_reason() {
+    let rule = "a component with a leading dot is matched where it is written out, or with dotfiles = true";
+    for (path, expected) in [
+        ("/home/ana/Pictures/.a/b.png", true),
+        ("/home/ana/Pictures/.b.png", true),
+        ("/home/ana/.ssh/id", false),
+        ("/srv/.a", false),
+    ] {
+        let explanation = gallery().snapshot.explain(&ana(), "fs.read_file", Some(&json!(path)));
+        assert!(!explanation.is_allowed());
+        assert_eq!(explanation.reasons().iter().any(|reason| reason == rule), expected, "{explanation}");
+    }
 }
 
 #[test]
