@@ -207,7 +207,7 @@ pub(super) struct CheckArgs {
     #[arg(long)]
     pub(super) strict: bool,
 
-    /// Know the plugins that a daemon has under --dev
+    /// Know what a daemon has under --dev that is started here: its plugins, its own grants, $DIR
     #[arg(long)]
     pub(super) dev: bool,
 }

@@ -14,7 +14,6 @@ use crate::builder::Builder;
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::error::BuildError;
-use crate::plugins;
 
 /// Where the files of a policy are.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ pub(super) struct Named<'a> {
 pub(super) enum Plugins {
     /// Those of every daemon.
     BuiltIn,
-    /// And those of `--dev`.
+    /// And those of `--dev`, with what that grants where this runs.
     Dev,
 }
 
@@ -97,7 +96,8 @@ impl PolicyFiles {
         let mut builder = Builder { instance: self.instance, tauri: self.tauri, ..Builder::default() };
         builder.directories = self.directories.clone();
         if known == Plugins::Dev {
-            builder = builder.plugin(plugins::bench::plugin());
+            // As a daemon that is started here; one would say itself why it can't be.
+            builder = builder.dev(std::env::current_dir().unwrap_or_default());
         }
         builder.build()
     }

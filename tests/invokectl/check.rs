@@ -81,7 +81,14 @@ fn the_plugins_of_dev_are_known_when_asked_for() {
     check("a.toml", &text, &[]).expect(1);
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("a.toml"), text).expect("written");
-    ctl(&["check", "--dev", directory.path().to_str().expect("text")]).expect(0);
+    let path = directory.path().to_str().expect("text");
+    ctl(&["check", "--dev", path]).expect(0);
+    // Its directory has a name there only.
+    let scope = "{ identifier = \"fs:allow-read-file\", allow = [\"$DIR/**\"] }";
+    std::fs::write(directory.path().join("a.toml"), SOUND.replace("\"core:default\"", scope))
+        .expect("written");
+    assert!(ctl(&["check", path]).expect(1).stderr.contains("$DIR is known under --dev only"));
+    assert!(ctl(&["check", "--dev", path]).expect(0).text().contains("sound: 3 capabilities"));
 }
 
 #[test]
