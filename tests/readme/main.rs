@@ -23,6 +23,7 @@ const RUN: &[&str] = &[
     "docs/move-a-command.md",
     "docs/files.md",
     "docs/operations.md",
+    "docs/debug-a-denial.md",
 ];
 
 #[test]
