@@ -38,8 +38,39 @@ pub(super) fn run(args: &CompletionArgs) -> Result<(), Failure> {
     completer
         .write_registration(VARIABLE, "invokectl", "invokectl", "invokectl", &mut script)
         .map_err(Failure::local("can't make the script"))?;
+    if shell == "bash" {
+        script = String::from_utf8_lossy(&script).replace(SPLIT_WORDS, WHOLE_WORDS).into_bytes();
+    }
     write(&script)
 }
+
+/// The line by which bash's script takes the words of the line.
+const SPLIT_WORDS: &str = r#"    local words=("${COMP_WORDS[@]}")
+    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+        words[COMP_CWORD]="$2"
+    fi
+"#;
+
+/// bash splits words at `:` and `=`, so that an address comes as `unix`, `:` and a path, and a flag's value behind a `=` of
+/// its own. Those that stand before the word in question are put together again.
+const WHOLE_WORDS: &str = r#"    local words=() word at last
+    for ((at = 0; at < ${#COMP_WORDS[@]}; at++)); do
+        word="${COMP_WORDS[at]}"
+        last="${words[${#words[@]}-1]-}"
+        if ((at < COMP_CWORD)) && case "$last $word" in
+            "unix :" | *"=unix :" | "unix: /"* | *"=unix: /"* | --[a-z]*" =" | --[a-z]*"= "*) ;;
+            *) false ;;
+        esac; then
+            words[${#words[@]}-1]="$last$word"
+            ((_CLAP_COMPLETE_INDEX--))
+        else
+            words+=("$word")
+        fi
+    done
+    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+        words[_CLAP_COMPLETE_INDEX]="$2"
+    fi
+"#;
 
 /// Names of commands that the daemon lets this user call; none when it does not answer at once.
 pub(super) fn command_names() -> Vec<CompletionCandidate> {
