@@ -72,8 +72,8 @@ impl DeclaredChannels {
     }
 }
 
-/// A call, as the command sees it, whose channels can be taken: [`InvokeMessage`](super::InvokeMessage) and
-/// [`Request`](super::Request).
+/// A call, as the command sees it, whose channels can be taken: [`InvokeMessage`](crate::ipc::InvokeMessage) and
+/// [`Request`](crate::ipc::Request).
 pub trait ChannelSource {
     /// Takes the channel of this index that the call declares. Each is taken once.
     ///
