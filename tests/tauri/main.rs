@@ -9,6 +9,7 @@
 
 extern crate invoked as tauri;
 
+mod applications;
 mod calling_rust;
 mod calling_the_frontend;
 mod plugin;
