@@ -212,10 +212,12 @@ impl PolicySnapshot {
         let subject = self.key(facts).subject;
         let matching = self.matching_ids(&subject);
         let differs = |without: Subject| self.matching_ids(&without) != matching;
-        NeededFacts {
-            executable: differs(Subject { executable: None, ..subject.clone() }),
-            unit: differs(Subject { unit: None, ..subject.clone() }),
-        }
+        let executable = differs(Subject { executable: None, ..subject.clone() });
+        let unit = differs(Subject { unit: None, ..subject.clone() });
+        // Where either would do, neither alone is missed; without both, what matched by them would be lost.
+        let either =
+            !executable && !unit && differs(Subject { executable: None, unit: None, ..subject.clone() });
+        NeededFacts { executable: executable || either, unit: unit || either }
     }
 
     /// What this policy gives a peer. Peers share it that the same capabilities match, if no scope of these may ask for

@@ -105,6 +105,70 @@ fn a_snapshot_says_of_which_peers_it_needs_which_facts() {
 }
 
 #[test]
+fn a_snapshot_says_which_facts_of_a_peer_something_hangs_on() {
+    let rules =
+        "{ user = 'ana', exe = '/a' }, { user = 'bob', exe = '/b' }, { user = 'bob', unit = 'b.service' }";
+    let policy = for_peers(rules);
+    let relied = |facts: &PeerFacts| policy.snapshot.relied_facts(facts);
+    let (executable, unit) =
+        (NeededFacts { executable: true, unit: false }, NeededFacts { executable: false, unit: true });
+    assert_eq!(relied(&running(1000, "/a")), executable);
+    assert_eq!(relied(&running(1001, "/b")), executable);
+    assert_eq!(relied(&in_unit(1001, "b.service")), unit);
+    for facts in [
+        running(1000, "/other"),
+        in_unit(1000, "b.service"),
+        in_unit(1001, "c.service"),
+        PeerFacts::new(1000, 1000, []),
+        running(7, "/a"),
+        running(1000, "/a").reaped(),
+    ] {
+        assert!(!relied(&facts).any(), "{facts}");
+    }
+    // Either would do, so one that is dropped is not missed; both must not be.
+    let both = running(1001, "/b").with_unit(ProcessFact::Known("b.service".to_owned()));
+    assert_eq!(relied(&both), NeededFacts { executable: true, unit: true });
+    // What the uid has anyhow hangs on no program.
+    let policy = for_peers(&format!("'uid:1000', {rules}"));
+    assert!(!policy.snapshot.relied_facts(&running(1000, "/a")).any());
+}
+
+#[test]
+fn without_the_facts_that_nothing_hangs_on_the_same_capabilities_match() {
+    let matchers = ["exe = '/b'", "unit = 'b.service'", "exe = '/b', unit = 'b.service'", "exe = '/c'"];
+    let peers = |bits: usize| -> String {
+        let chosen = matchers.iter().enumerate().filter(|(i, _)| bits & (1 << i) != 0);
+        chosen.map(|(_, conditions)| format!("{{ user = 'bob', {conditions} }}, ")).collect()
+    };
+    for bits in 1..1 << matchers.len() {
+        for more in 1..1 << matchers.len() {
+            let text = format!(
+                "[[capabilities]]\nidentifier = 'a'\npeers = [{}]\npermissions = ['allow-greet']\n\
+                 [[capabilities]]\nidentifier = 'd'\npeers = [{}]\npermissions = ['core:deny-ping']\n",
+                peers(bits),
+                peers(more)
+            );
+            let policy = compile_as(0, &text).unwrap_or_else(|errors| panic!("{}", lines(&errors)));
+            for facts in [
+                running(1001, "/b").with_unit(ProcessFact::Known("b.service".to_owned())),
+                running(1001, "/c").with_unit(ProcessFact::Known("b.service".to_owned())),
+                running(1001, "/b"),
+                in_unit(1001, "b.service"),
+            ] {
+                let relied = policy.snapshot.relied_facts(&facts);
+                let mut kept = facts.clone();
+                kept.executable = if relied.executable { kept.executable } else { ProcessFact::NotRead };
+                kept.unit = if relied.unit { kept.unit } else { ProcessFact::NotRead };
+                let matching = |facts: &PeerFacts| -> Vec<String> {
+                    policy.snapshot.matching(facts).iter().map(|c| c.identifier.to_string()).collect()
+                };
+                assert_eq!(matching(&kept), matching(&facts), "{facts} {relied:?}\n{text}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_this_daemon_can_not_tell_is_refused_at_load() {
     let error = |own, facts, matcher: &str| {
         let text = format!("identifier = 'c'\npeers = [{matcher}]\npermissions = ['allow-greet']");
