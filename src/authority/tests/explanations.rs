@@ -104,6 +104,17 @@ fn a_command_that_no_capability_of_the_peer_allows() {
 }
 
 #[test]
+fn a_named_peer_is_told_by_its_name_where_a_capability_names_it() {
+    let policy = compiled(
+        "[peers]\nteam = 'user:ana'\n[[capabilities]]\nidentifier = 'c'\npeers = ['@team']\npermissions = ['allow-greet']",
+    );
+    let text = explain(&policy, &bob(), "greet", None);
+    assert!(text.contains("but its peers do not match this one: @team\n"), "{text}");
+    let capability = policy.snapshot.capabilities.iter().find(|c| &*c.identifier == "c").unwrap();
+    assert_eq!(capability.peers[0].location().to_string(), "t.toml:5");
+}
+
+#[test]
 fn a_command_that_is_denied_is_not_proposed() {
     let policy = compiled(
         "identifier = 'c'\npeers = ['everyone']\npermissions = [\n  'allow-greet',\n  'deny-greet' ]",

@@ -157,6 +157,66 @@ fn a_scope_in_a_set_beside_commands_is_the_scope_of_these() {
 }
 
 #[test]
+fn in_a_set_of_several_plugins_a_scope_is_that_of_its_own() {
+    let scope = |allow: &str, deny: &str| crate::authority::Permission {
+        identifier: "files".to_owned(),
+        scope_allow: Some(vec![allow.into()]),
+        scope_deny: vec![deny.into()],
+        ..Default::default()
+    };
+    let manifest = |name: &str, scope| {
+        plugin(name).scoped_command("x").permission(scope).scope(ScopeKind::Path, ScopeDefault::Nothing)
+    };
+    let all = ["allow-x", "files", "q:allow-x", "q:files"];
+    let policy = Policy::new(5, &super::Users)
+        .manifest(manifest("p", scope("/p/**", "/**/p-keys")).set("all", "", all))
+        .manifest(manifest("q", scope("/q/**", "/**/q-keys")))
+        .document(
+            Source::new(
+                "t.toml",
+                None,
+                "identifier = 'c'\npeers = ['everyone']\npermissions = [{ identifier = 'p:all', allow = ['/both/**'] }]",
+            ),
+            Format::Toml,
+        )
+        .compile()
+        .unwrap();
+    let grants = policy.snapshot.peer(&ana());
+    let may = |command: &str, path: &str| match grants.authorize(command) {
+        Verdict::Allow(grant) => grant.check::<PathScope>(Path::new(path)).is_allowed(),
+        Verdict::Deny(_) => panic!("{command} is granted"),
+    };
+    for (command, own, others) in [("p.x", "p", "q"), ("q.x", "q", "p")] {
+        assert!(may(command, &format!("/{own}/a")) && !may(command, &format!("/{others}/a")), "{command}");
+        assert!(may(command, "/both/a") && may(command, &format!("/both/{others}-keys")), "{command}");
+        assert!(!may(command, &format!("/both/{own}-keys")), "{command}");
+    }
+}
+
+#[test]
+fn a_scope_where_nothing_looks_at_one_is_refused_with_the_reason() {
+    let manifest = plugin("p").command("x").command("y").set("mixed", "", ["allow-x", "deny-y"]).set(
+        "denials",
+        "",
+        ["deny-x", "deny-y"],
+    );
+    let refused = |permission: &str| {
+        let text = format!(
+            "identifier = 'c'\npeers = ['everyone']\npermissions = [{{ identifier = '{permission}', allow = ['/a'] }}]"
+        );
+        let policy = Policy::new(5, &super::Users).manifest(manifest.clone());
+        let policy = policy.document(Source::new("t.toml", None, text), Format::Toml);
+        lines(&policy.compile().expect_err("nothing looks at it"))
+    };
+    let unseen = |permission: &str| format!("no command of \"{permission}\" looks at a scope\n");
+    for permission in ["p:mixed", "p:allow-x"] {
+        assert!(refused(permission).ends_with(&unseen(permission)), "{}", refused(permission));
+    }
+    let denials = "\"p:denials\" denies whole commands; a scope would change nothing\n";
+    assert!(refused("p:denials").ends_with(denials), "{}", refused("p:denials"));
+}
+
+#[test]
 fn the_peers_home_is_the_peers() {
     let policy = reading(
         "{ identifier = 'fs:allow-read-file', allow = ['$PEER_HOME/**', '/srv/**'], deny = ['$PEER_HOME/private/**'] }",
@@ -254,6 +314,8 @@ fn a_command_that_looks_at_no_scope_has_none() {
     let Verdict::Allow(grant) = grants.authorize("fs.flush") else { panic!("granted") };
     assert!(grant.check::<PathScope>(Path::new("/b")).is_allowed());
     assert!(!grant.is_scoped());
+    let scope = grant.command_scope::<PathScope>().unwrap();
+    assert!(scope.allows_everything() && scope.allows().is_empty() && scope.denies().is_empty());
 }
 
 /// A scope type as it is written for Tauri: something that serde reads, looked through by hand.

@@ -292,6 +292,17 @@ fn peers_share_what_the_same_capabilities_give_them_unless_a_scope_may_ask_whose
 }
 
 #[test]
+fn a_peer_is_prepared_for_while_the_grants_of_one_like_it_are_there() {
+    let policy = compiled("identifier = 'c'\npeers = ['everyone']\npermissions = ['allow-greet']").snapshot;
+    assert!(!policy.is_prepared_for(&ana()));
+    let held = policy.peer(&ana());
+    assert!(policy.is_prepared_for(&ana()) && !policy.is_prepared_for(&bob()));
+    // Whom no rule may match there is nothing to compile for.
+    assert!(policy.is_prepared_for(&bob().reaped()));
+    drop(held);
+}
+
+#[test]
 fn what_nobody_holds_is_dropped_and_what_somebody_holds_stays_shared() {
     let policy = compiled(
         "identifier = 'c'\npeers = ['everyone']\npermissions = [{ identifier = 'fs:allow-read-file', allow = ['$PEER_HOME/**'] }]",
