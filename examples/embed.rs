@@ -9,7 +9,7 @@ use invoked::plugin::{self, Plugin};
 use invoked::transport::{Access, Listener};
 use invoked::{command, generate_handler};
 use invoked_client::blocking::Client;
-use invoked_client::{Address, Options};
+use invoked_client::{Address, Options, Overflow, Update};
 use serde_json::{Value, json};
 
 /// Who may do what in this program; `examples/capabilities` has more.
@@ -90,6 +90,14 @@ fn call(address: Address) -> Result<(), Box<dyn Error>> {
     let numbers: Result<Vec<u32>, _> = numbers.map(|number| number?.json()).collect();
     assert_eq!(numbers?, [3, 2, 1, 0]);
     count_down.wait()?;
+
+    // Only news of it: this reader holds nobody up, and of what it misses it gets the number.
+    let (count_down, numbers) =
+        client.call("count_down").arg("from", 3).subscribe("onNumber", Overflow::Latest);
+    count_down.send()?;
+    let numbers: Vec<Update> = numbers.collect::<Result<_, _>>()?;
+    let last = numbers.into_iter().filter_map(Update::into_item).last().expect("the last one comes");
+    assert_eq!(last.json::<u32>()?, 0);
 
     // What the caller sends while the command runs.
     let (add_up, mut numbers) = client.call("add_up").channel_to("numbers");

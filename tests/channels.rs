@@ -6,7 +6,7 @@ extern crate invoked as tauri;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use invoked_client::{Address, Client, ErrorCode, Options, blocking};
+use invoked_client::{Address, Client, ErrorCode, Options, Overflow, Update, blocking};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tauri::ipc::{Channel, ChannelReader, Fault, JavaScriptChannelId, RecvError, Request, SendError};
@@ -44,6 +44,12 @@ async fn load_image(len: usize, reader: Channel<&[u8]>) {
         reader.send(&chunk).unwrap();
         left -= chunk.len();
     }
+}
+
+/// Sends without regard to who reads.
+#[command]
+fn flood(count: u64, on_number: Channel<u64>) -> tauri::Result<()> {
+    (0..count).try_for_each(|number| on_number.send(number))
 }
 
 /// Goes on after it has returned, until the caller wants no more.
@@ -130,8 +136,18 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let policy = directory.path().join("capabilities");
         std::fs::create_dir(&policy).unwrap();
-        let commands =
-            ["download", "load-image", "tick", "nested", "full", "wait-for-the-end", "sum", "upper", "store"];
+        let commands = [
+            "download",
+            "load-image",
+            "flood",
+            "tick",
+            "nested",
+            "full",
+            "wait-for-the-end",
+            "sum",
+            "upper",
+            "store",
+        ];
         let permissions: Vec<String> = commands.iter().map(|name| format!("\"allow-{name}\"")).collect();
         let text =
             format!("identifier = 'all'\npeers = ['everyone']\npermissions = [{}]", permissions.join(", "));
@@ -143,6 +159,7 @@ impl Daemon {
             .invoke_handler(generate_handler![
                 download,
                 load_image,
+                flood,
                 tick,
                 nested,
                 full,
@@ -215,6 +232,65 @@ async fn a_channel_lives_on_after_the_reply_until_its_reader_leaves() {
     // The connection is as good as before.
     client.call("tick").arg("onTick", 1).send().await.expect_err("no channel");
     assert!(client.is_connected());
+}
+
+/// What came of `sent` numbers: how many, and the last; panics if one neither came nor was counted in its place.
+fn counted(updates: impl Iterator<Item = Update>, sent: u64) -> (u64, Option<u64>) {
+    let (mut place, mut came, mut last) = (0, 0, None);
+    for update in updates {
+        match update {
+            Update::Item(item) => {
+                let number: u64 = item.json().unwrap();
+                assert_eq!(number, place, "it comes where it is counted");
+                (place, came, last) = (place + 1, came + 1, Some(number));
+            }
+            Update::Lagged(count) => {
+                assert!(count > 0);
+                place += count;
+            }
+        }
+    }
+    assert_eq!(place, sent, "received and left out are what was sent");
+    (came, last)
+}
+
+#[test]
+fn a_command_never_waits_for_a_thread_that_wants_news_and_all_is_counted() {
+    const COUNT: u64 = 20_000;
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    for overflow in [Overflow::DropOldest, Overflow::Latest] {
+        // It is answered though nothing is taken, and the numbers are more than any window and queue.
+        let (call, updates) = client.call("flood").arg("count", COUNT).subscribe("onNumber", overflow);
+        call.send().unwrap();
+        let (came, last) = counted(updates.map(Result::unwrap), COUNT);
+        assert!(came < COUNT, "{overflow}: nothing was left out");
+        assert_eq!(last, Some(COUNT - 1), "{overflow}");
+    }
+    // A channel that blocks is as it was.
+    let (call, numbers) = client.call("flood").arg("count", 1000).channel("onNumber");
+    let call = call.start().unwrap();
+    let numbers: Vec<u64> = numbers.map(|number| number.unwrap().json().unwrap()).collect();
+    assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
+    call.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_command_never_waits_for_a_task_that_wants_news_and_all_is_counted() {
+    const COUNT: u64 = 20_000;
+    let daemon = Daemon::start();
+    let client = daemon.client().await;
+    for overflow in [Overflow::DropOldest, Overflow::Latest] {
+        let (call, mut updates) = client.call("flood").arg("count", COUNT).subscribe("onNumber", overflow);
+        call.send().await.unwrap();
+        let mut all = Vec::new();
+        while let Some(update) = updates.next().await {
+            all.push(update.unwrap());
+        }
+        let (came, last) = counted(all.into_iter(), COUNT);
+        assert!(came < COUNT, "{overflow}: nothing was left out");
+        assert_eq!(last, Some(COUNT - 1), "{overflow}");
+    }
 }
 
 #[test]

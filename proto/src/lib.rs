@@ -14,6 +14,7 @@ pub mod connection;
 pub mod decoder;
 pub mod error;
 pub mod header;
+pub mod lossy;
 pub mod metadata;
 pub mod name;
 pub mod preface;

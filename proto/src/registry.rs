@@ -258,6 +258,10 @@ pub mod tags {
     pub const PRIORITY: u16 = 0x8002;
     /// More about an error, as one JSON text.
     pub const DETAILS: u16 = 0x8003;
+    /// Channels of this call that may leave items out: for each its index (u32, little-endian) and its overflow (u8).
+    pub const OVERFLOW: u16 = 0x8004;
+    /// How many items (u64, little-endian) of the channel were left out right before this item or end.
+    pub const LAGGED: u16 = 0x8005;
 
     /// Whether a side that doesn't know the tag refuses the frame, instead of skipping the extension.
     #[must_use]
@@ -289,6 +293,8 @@ pub mod tags {
             TRACEPARENT => Some("traceparent"),
             PRIORITY => Some("priority"),
             DETAILS => Some("details"),
+            OVERFLOW => Some("overflow"),
+            LAGGED => Some("lagged"),
             _ => None,
         }
     }
@@ -379,6 +385,53 @@ impl Direction {
 }
 
 impl std::fmt::Display for Direction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a channel does whose receiver takes less than its sender has.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Overflow {
+    /// The sender waits; nothing is left out.
+    Block = 0,
+    /// The oldest items that wait are left out.
+    DropOldest = 1,
+    /// All items that wait but the last are left out.
+    Latest = 2,
+}
+
+impl Overflow {
+    /// The value with this number, if there is one.
+    #[must_use]
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Block),
+            1 => Some(Self::DropOldest),
+            2 => Some(Self::Latest),
+            _ => None,
+        }
+    }
+
+    /// The number on the wire.
+    #[must_use]
+    pub const fn as_u8(self) -> u8 {
+        self as u8
+    }
+
+    /// The name as the registry writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::DropOldest => "drop_oldest",
+            Self::Latest => "latest",
+        }
+    }
+}
+
+impl std::fmt::Display for Overflow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }

@@ -476,3 +476,58 @@ fn a_lost_connection_leaves_nothing_behind() {
         assert!(matches!(side.send_item(stream, 1, raw(1)), Ok(Sent::Ended)));
     }
 }
+
+#[test]
+fn a_lossy_channel_takes_what_credit_covers_and_says_what_was_left_out() {
+    let mut pair = open();
+    let stream = call(&mut pair, &[down(1, 1000)]);
+    for _ in 0..3 {
+        queued(pair.daemon.send_lossy_item(stream, 1, 0, raw(1)));
+    }
+    let more = pair.daemon.send_lossy_item(stream, 1, 0, raw(2)).unwrap();
+    assert!(matches!(more, Sent::NeedsCredit(_)), "232 bytes of credit are left, and others wait");
+    assert!(daemon_events(&mut pair).is_empty(), "nothing has changed yet");
+    pair.to_client().unwrap();
+    assert_eq!(daemon_events(&mut pair), ["credit 1"], "as the only one it is taken");
+    // Whoever has the items has left out 5 of them meanwhile.
+    queued(pair.daemon.send_lossy_item(stream, 1, 5, raw(3)));
+    let more = pair.daemon.send_lossy_item(stream, 1, 0, raw(4)).unwrap();
+    assert!(matches!(more, Sent::NeedsCredit(_)), "something is owed");
+    assert!(pair.daemon.end_lossy_channel(stream, 1, None, "", 7));
+    pair.to_client().unwrap();
+    let mut lagged = Vec::new();
+    while let Some(event) = pair.client.poll_event() {
+        match event {
+            Event::ItemCame { item, .. } => lagged.push(item.lagged()),
+            Event::ChannelEnded { lagged: of, code: None, .. } => lagged.push(of),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(lagged, [0, 0, 0, 5, 7]);
+}
+
+#[test]
+fn an_item_of_a_lossy_channel_may_be_larger_than_its_window_and_is_sent_whole() {
+    let mut pair = open();
+    let stream = call(&mut pair, &[down(1, 1000)]);
+    queued(pair.daemon.send_lossy_item(stream, 1, 0, raw(10_000)));
+    let more = pair.daemon.send_lossy_item(stream, 1, 0, raw(1)).unwrap();
+    assert!(matches!(more, Sent::NeedsCredit(_)), "one waits");
+    let mut came = 0;
+    for _ in 0..100 {
+        pair.to_client().unwrap();
+        while let Some(event) = pair.client.poll_event() {
+            let (Event::ItemCame { payload, credit, .. } | Event::ItemContinued { payload, credit, .. }) =
+                event
+            else {
+                panic!("{event:?}");
+            };
+            came += payload.len();
+            pair.client.give_credit(stream, 1, credit);
+        }
+        pair.to_daemon().unwrap();
+    }
+    assert_eq!(came, 10_000);
+    assert_eq!(daemon_events(&mut pair), ["credit 1"], "told once");
+    queued(pair.daemon.send_lossy_item(stream, 1, 0, raw(1)));
+}

@@ -270,7 +270,7 @@ impl Broker {
         &mut self,
         now: Instant,
         (peer, stream): (PeerId, u64),
-        call: Call,
+        mut call: Call,
         payload: Bytes,
     ) -> Result<(Admitted, Assembly, Charge, Option<Charge>), Ending> {
         let not_delivered = |code, text: &str| Ending::framework(code, text, Delivery::NotDelivered);
@@ -302,9 +302,9 @@ impl Broker {
         };
         self.note_held(0);
         self.stats.bytes_in += total;
-        let assembly = Assembly::begin(call.parts, payload)
+        let assembly = Assembly::begin(std::mem::take(&mut call.parts), payload)
             .map_err(|error| not_delivered(error.wire_code(), &error.to_string()))?;
-        let channels = self.open_channels(peer, stream, &call.channels, &grant);
+        let channels = self.open_channels(peer, stream, &call, &grant);
         let (headers, deadline) = (call.headers, Some(deadline));
         // A connection refuses the extension, so it is the daemon's own.
         let depth = call.extensions.find(tags::DEPTH).and_then(|value| value.first().copied()).unwrap_or(0);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
 use invoked_proto::connection::{Connection, Sent};
-use invoked_proto::metadata::ChannelDeclaration;
-use invoked_proto::registry::{Direction, ErrorCode};
+use invoked_proto::metadata::Call;
+use invoked_proto::registry::{Direction, ErrorCode, Overflow};
 
 use super::output::Output;
 use super::sweep::{Epoch, is_kept};
@@ -18,7 +18,7 @@ use super::uploads::Upload;
 use super::{Broker, PeerState};
 use crate::authority::Grant;
 use crate::ipc::{
-    DeclaredChannels, HandlerEnd, Inlet, PeerId, Pipe, PipeId, Ready, ReceivingEnd, SendingEnd,
+    DeclaredChannels, HandlerEnd, Inlet, PeerId, Pipe, PipeId, Ready, ReceivingEnd, SendingEnd, Waiting,
 };
 
 /// Channels of one peer, by stream and index.
@@ -105,18 +105,19 @@ impl Broker {
         &mut self,
         peer: PeerId,
         stream: u64,
-        declared: &[ChannelDeclaration],
+        call: &Call,
         grant: &Arc<Grant>,
     ) -> DeclaredChannels {
         let Some(state) = self.peers.get_mut(&peer) else { return DeclaredChannels::default() };
         let mut ends = Vec::new();
-        for declaration in declared {
+        for declaration in &call.channels {
             let id = PipeId(self.channels.next);
             self.channels.next += 1;
             let ready = Arc::clone(&self.channels.ready);
             let (way, end) = match declaration.direction {
                 Direction::Down => {
-                    let pipe = Pipe::new(id, ready, state.account.items());
+                    let overflow = call.overflow_of(declaration.index);
+                    let pipe = Pipe::new(id, ready, state.account.items(), overflow);
                     (Way::Down(Arc::clone(&pipe)), HandlerEnd::Sending(SendingEnd::new(pipe)))
                 }
                 Direction::Up => {
@@ -274,22 +275,30 @@ pub(crate) enum Served {
 /// Moves items from a handler's pipe to its peer's connection, as far as that takes them.
 pub(crate) fn serve<A>(connection: &mut Connection<A>, stream: u64, channel: u32, pipe: &Pipe) -> Served {
     let mut served = Served::Open;
-    let end = pipe.drain(|item| match connection.send_item(stream, channel, item) {
-        Ok(Sent::Queued) => None,
-        Ok(Sent::NeedsCredit(item)) => Some(item),
-        Ok(Sent::Ended) => {
-            served = Served::Ended;
-            None
-        }
-        Err(error) => {
-            // An item that no peer could take: the channel can't go on as if it had been sent.
-            connection.cut_channel(stream, channel, error.wire_code(), &error.to_string());
-            served = Served::Ended;
-            None
+    let is_lossy = pipe.overflow() != Overflow::Block;
+    let end = pipe.drain(|Waiting { message, lagged }| {
+        let sent = if is_lossy {
+            connection.send_lossy_item(stream, channel, lagged, message)
+        } else {
+            connection.send_item(stream, channel, message)
+        };
+        match sent {
+            Ok(Sent::Queued) => None,
+            Ok(Sent::NeedsCredit(message)) => Some(Waiting { message, lagged }),
+            Ok(Sent::Ended) => {
+                served = Served::Ended;
+                None
+            }
+            Err(error) => {
+                // An item that no peer could take: the channel can't go on as if it had been sent.
+                connection.cut_channel(stream, channel, error.wire_code(), &error.to_string());
+                served = Served::Ended;
+                None
+            }
         }
     });
     if let Some(end) = end {
-        connection.end_channel(stream, channel, end.code, &end.message);
+        connection.end_lossy_channel(stream, channel, end.code, &end.message, end.lagged);
         served = Served::Ended;
     }
     served

@@ -38,7 +38,7 @@ impl Upload {
 
     /// Ends it at its handler after the items that came.
     pub(super) fn end(&self, code: Option<ErrorCode>, message: &str) {
-        self.inlet.end(End { code, message: message.to_owned() });
+        self.inlet.end(End::new(code, message.to_owned()));
     }
 
     /// Ends it at its handler at once.

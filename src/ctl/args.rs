@@ -10,6 +10,7 @@ use clap_complete::ArgValueCandidates;
 use invoked_client::{Address, AppName, DEFAULT_CONNECT_TIMEOUT};
 
 use super::bench::Pin;
+use super::items::{Printed, printed};
 use super::tour::StepName;
 use crate::authority::PeerQuestion;
 
@@ -150,9 +151,10 @@ pub(super) struct CallArgs {
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = "30s")]
     pub(super) timeout: Timeout,
 
-    /// Open a channel, name it in the argument KEY, and print what comes on it; may be given more than once
-    #[arg(long, value_name = "KEY", conflicts_with = "raw")]
-    pub(super) channel: Vec<String>,
+    /// Open a channel, name it in the argument KEY, and print what comes on it; with =drop_oldest or =latest the command
+    /// doesn't wait for it, and items may be left out; may be given more than once
+    #[arg(long, value_name = "KEY[=OVERFLOW]", value_parser = printed, conflicts_with = "raw")]
+    pub(super) channel: Vec<Printed>,
 
     /// Open a channel, name it in the argument KEY, and send each line of standard input on it, as text
     #[arg(long, value_name = "KEY", conflicts_with = "raw")]

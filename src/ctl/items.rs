@@ -5,18 +5,43 @@
 use std::io::BufRead;
 use std::thread;
 
-use invoked_client::blocking::{Client, ItemSender, Items};
-use invoked_client::{Call, Error, ErrorCode, Item, Reply};
-use serde_json::Value;
+use invoked_client::blocking::{Client, ItemSender, Subscription};
+use invoked_client::{Call, Error, ErrorCode, Item, Overflow, Reply, Update};
+use serde_json::{Value, json};
 
 use super::delivery::{fields, show};
 use super::failure::Failure;
 use super::output::Output;
 
+/// A channel that is printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Printed {
+    key: String,
+    overflow: Overflow,
+}
+
+/// Reads `KEY`, `KEY=drop_oldest` and the like.
+pub(super) fn printed(text: &str) -> Result<Printed, String> {
+    let (key, overflow) = match text.split_once('=') {
+        None => (text, Overflow::Block),
+        Some((key, name)) => {
+            let all = [Overflow::Block, Overflow::DropOldest, Overflow::Latest];
+            let known = all.into_iter().find(|overflow| overflow.name() == name);
+            let wrong =
+                || format!("a channel has {} after its =, not {name:?}", all.map(Overflow::name).join(", "));
+            (key, known.ok_or_else(wrong)?)
+        }
+    };
+    if key.is_empty() {
+        return Err("the key of an argument stands first".to_owned());
+    }
+    Ok(Printed { key: key.to_owned(), overflow })
+}
+
 /// Which arguments are channels: `--channel` in their order, then `--lines`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
-    pub(super) printed: &'a [String],
+    pub(super) printed: &'a [Printed],
     pub(super) lines: Option<&'a String>,
 }
 
@@ -28,7 +53,7 @@ impl<'a> Wanted<'a> {
     /// The arguments of a call with those that name its channels.
     pub(super) fn arguments(self, given: &[String]) -> Vec<String> {
         // The client gives the same indices, in this order: `open` checks it.
-        let keys = self.printed.iter().chain(self.lines).zip(1..);
+        let keys = self.printed.iter().map(|printed| &printed.key).chain(self.lines).zip(1..);
         let named = keys.map(|(key, index)| format!("{key}={}", placeholder(index)));
         given.iter().cloned().chain(named).collect()
     }
@@ -36,11 +61,11 @@ impl<'a> Wanted<'a> {
     /// Declares the channels that the arguments name.
     pub(super) fn open<'c>(self, mut call: Call<'c, Client>) -> Open<'c, 'a> {
         let mut printed = Vec::new();
-        for (key, index) in self.printed.iter().zip(1..) {
-            let items;
-            (call, items) = call.open_channel();
-            assert_eq!(items.placeholder(), placeholder(index), "the client counts as we do");
-            printed.push((key.as_str(), items));
+        for (Printed { key, overflow }, index) in self.printed.iter().zip(1..) {
+            let updates;
+            (call, updates) = call.open_subscription(*overflow);
+            assert_eq!(updates.placeholder(), placeholder(index), "the client counts as we do");
+            printed.push((key.as_str(), updates));
         }
         let mut lines = None;
         if self.lines.is_some() {
@@ -60,7 +85,7 @@ fn placeholder(index: usize) -> String {
 /// A call with its channels, not sent yet.
 pub(super) struct Open<'c, 'k> {
     call: Call<'c, Client>,
-    printed: Vec<(&'k str, Items)>,
+    printed: Vec<(&'k str, Subscription)>,
     lines: Option<ItemSender>,
 }
 
@@ -85,7 +110,7 @@ pub(super) fn send(open: Open<'_, '_>, output: &Output) -> Ended {
         let label = channels.len() > 1;
         let printing: Vec<_> = channels
             .into_iter()
-            .map(|(key, items)| scope.spawn(move || print(key, items, label, output)))
+            .map(|(key, updates)| scope.spawn(move || print(key, updates, label, output)))
             .collect();
         let outcome = running.wait();
         let printed = printing.into_iter().map(|thread| match thread.join() {
@@ -110,9 +135,15 @@ fn send_lines(mut sender: ItemSender) {
     sender.close();
 }
 
-fn print(key: &str, items: Items, label: bool, output: &Output) -> Result<(), Failure> {
-    for item in items {
-        print_item(key, &item?, label, output)?;
+fn print(key: &str, updates: Subscription, label: bool, output: &Output) -> Result<(), Failure> {
+    for update in updates {
+        match update? {
+            Update::Item(item) => print_item(key, &item, label, output)?,
+            Update::Lagged(count) if output.is_json() => {
+                output.object(&json!({ "channel": key, "lagged": count }))?;
+            }
+            Update::Lagged(count) => output.note(&format!("{key}: {count} left out here")),
+        }
     }
     Ok(())
 }
@@ -127,4 +158,21 @@ fn print_item(key: &str, item: &Item, label: bool, output: &Output) -> Result<()
         output.note(&format!("{key}:"));
     }
     show(item.body(), item.attachments(), output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Overflow, Printed, printed};
+
+    #[test]
+    fn a_channel_says_what_it_does_where_too_little_is_taken() {
+        let channel = |key: &str, overflow| Ok(Printed { key: key.to_owned(), overflow });
+        assert_eq!(printed("to"), channel("to", Overflow::Block));
+        assert_eq!(printed("to=block"), channel("to", Overflow::Block));
+        assert_eq!(printed("to=drop_oldest"), channel("to", Overflow::DropOldest));
+        assert_eq!(printed("to=latest"), channel("to", Overflow::Latest));
+        let wrong = printed("to=newest").unwrap_err();
+        assert_eq!(wrong, "a channel has block, drop_oldest, latest after its =, not \"newest\"");
+        assert!(printed("=latest").is_err());
+    }
 }

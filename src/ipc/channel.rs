@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use invoked_proto::body::Message;
-use invoked_proto::registry::ErrorCode;
+use invoked_proto::registry::{ErrorCode, Overflow};
 use thiserror::Error;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -25,7 +25,7 @@ pub use declared::{ChannelSource, JavaScriptChannelId, NotAChannelId};
 pub(crate) use declared::{DeclaredChannels, HandlerEnd};
 pub(crate) use inlet::{Inlet, Taken};
 use pipe::Refused;
-pub(crate) use pipe::{End, Pipe, PipeId, Ready};
+pub(crate) use pipe::{End, Pipe, PipeId, Ready, Waiting};
 pub(crate) use reader::ReceivingEnd;
 pub use reader::{ChannelItem, ChannelReader, FromItem, RecvError};
 
@@ -44,7 +44,8 @@ use super::runtime::Runtime;
 /// ([`closed`](Self::closed)).
 ///
 /// Nothing queues without bound: an item waits in the daemon until the caller's credit lets it go, and while too many
-/// bytes wait, sending waits, as each method says.
+/// bytes wait, sending waits, as each method says. Where the caller opened the channel for news rather than for all items,
+/// older ones are left out instead ([`overflow`](Self::overflow)).
 ///
 /// ```
 /// use invoked::command;
@@ -116,7 +117,7 @@ impl SendingEnd {
 
 impl Drop for SendingEnd {
     fn drop(&mut self) {
-        self.0.end(End { code: None, message: String::new() });
+        self.0.end(End::new(None, String::new()));
     }
 }
 
@@ -129,6 +130,17 @@ impl<T> Channel<T> {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.index
+    }
+
+    /// What the channel does where its caller takes less than is sent: the caller chose it when it opened the channel.
+    ///
+    /// On one with [`Overflow::DropOldest`] or [`Overflow::Latest`] sending never waits, and never is
+    /// [`Full`](SendError::Full): older items that the caller's credit doesn't cover are left out, and the caller is told
+    /// how many. Under `Latest` the last item that was sent arrives in any case, or the channel ends with
+    /// `resource_exhausted`.
+    #[must_use]
+    pub fn overflow(&self) -> Overflow {
+        self.end.0.overflow()
     }
 
     /// Sends an item, and waits while too much waits for the caller.
@@ -195,8 +207,8 @@ impl<T> Channel<T> {
     /// Only the first end counts; clones find the channel closed.
     pub fn close(&self, end: Result<(), Fault>) {
         self.end.0.end(match end {
-            Ok(()) => End { code: None, message: String::new() },
-            Err(fault) => End { code: Some(fault.code), message: fault.message },
+            Ok(()) => End::new(None, String::new()),
+            Err(fault) => End::new(Some(fault.code), fault.message),
         });
     }
 

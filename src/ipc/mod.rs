@@ -30,7 +30,7 @@ pub use body::{InvokeBody, InvokeResponseBody, Json, SerializeOptions};
 pub use cancellation::CancellationToken;
 pub(crate) use channel::{
     Budget, Common, DeclaredChannels, End, HandlerEnd, Inlet, LoopThread, Pipe, PipeId, Ready, ReceivingEnd,
-    SendingEnd, Taken,
+    SendingEnd, Taken, Waiting,
 };
 pub use channel::{
     Channel, ChannelItem, ChannelReader, ChannelSource, FromItem, JavaScriptChannelId, NotAChannelId,
@@ -44,7 +44,7 @@ pub use headers::{HeaderValue, Headers, ToStrError};
 pub(crate) use invoke::WireCall;
 pub use invoke::{Invoke, InvokeMessage, Request};
 pub use invoked_proto::body::Body;
-pub use invoked_proto::registry::{Delivery, ErrorCode};
+pub use invoked_proto::registry::{Delivery, ErrorCode, Overflow};
 pub use peer::{Origin, Peer, PeerId};
 pub(crate) use resolver::ReplySink;
 pub use resolver::{InvokeResolver, InvokeResponder, OwnedInvokeResponder, Replied};

@@ -297,7 +297,7 @@ impl Hub {
             Event::ItemContinued { stream, channel, payload, more, credit } => {
                 broker.handle_item_continuation(peer, (stream, channel), &payload, more, credit);
             }
-            Event::ChannelEnded { stream, channel, code, message } => {
+            Event::ChannelEnded { stream, channel, code, message, .. } => {
                 broker.handle_upload_end(peer, (stream, channel), code, &message);
             }
             // The daemon opens no calls to peers yet, so nothing else can be an answer to one.

@@ -330,7 +330,7 @@ impl Loopback {
                 drop(progress);
                 return call.settle_item(channel, more);
             }
-            Event::ChannelEnded { stream, channel, code, message } => {
+            Event::ChannelEnded { stream, channel, code, message, .. } => {
                 let end = code.map_or(Ok(()), |code| Err(Fault::new(code, message.as_str())));
                 if let Some(call) = self.calls.get(&stream) {
                     call.change(|progress| {

@@ -10,7 +10,7 @@ use invoked_proto::registry::ErrorCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::core::ChannelKey;
+use crate::core::{ChannelKey, Next};
 use crate::error::Error;
 use crate::reply::Reply;
 
@@ -59,6 +59,33 @@ impl Item {
     /// An [`Error`] without a code if the body is raw, or does not fit `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         self.0.json()
+    }
+}
+
+/// What comes on a channel that may leave items out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// An item.
+    Item(Item),
+    /// So many items are missing in this place, one at least: they were sent faster than they were taken.
+    Lagged(u64),
+}
+
+impl Update {
+    pub(crate) fn new(next: Next) -> Self {
+        match next {
+            Next::Item(message) => Update::Item(Item::new(message)),
+            Next::Lagged(items) => Update::Lagged(items),
+        }
+    }
+
+    /// The item, if it is one.
+    #[must_use]
+    pub fn into_item(self) -> Option<Item> {
+        match self {
+            Update::Item(item) => Some(item),
+            Update::Lagged(_) => None,
+        }
     }
 }
 

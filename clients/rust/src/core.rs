@@ -25,8 +25,8 @@ use invoked_proto::metadata::{Failure, Hello, Part, Reply as ReplyRecord, Welcom
 use invoked_proto::registry::{Delivery, ErrorCode, LIMITS};
 use thiserror::Error;
 
-pub(crate) use inbox::ChannelKey;
-use inbox::Inbox;
+pub(crate) use inbox::{ChannelKey, Next};
+use inbox::{Declared, Inbox};
 use outlet::Outlet;
 
 use crate::error::Error;
@@ -210,7 +210,8 @@ impl<A, W> Core<A, W> {
         if let Some(loss) = self.closed() {
             return Err(Error::lost(loss, Delivery::NotDelivered));
         }
-        let channels = request.channels.clone();
+        let declared =
+            Declared { channels: request.channels.clone(), extensions: request.extensions.clone() };
         let stream = self.connection.call(request).map_err(|error| match error {
             MisuseError::NotOpen | MisuseError::Exhausted => {
                 Error::lost(&Loss::Draining(error.to_string()), Delivery::NotDelivered)
@@ -219,8 +220,8 @@ impl<A, W> Core<A, W> {
         })?;
         self.untouched.push(stream);
         self.calls.insert(stream, Pending { waiter: None, progress: Progress::Waiting });
-        self.open_inboxes(stream, &channels);
-        self.open_outlets(stream, &channels);
+        self.open_inboxes(stream, &declared);
+        self.open_outlets(stream, &declared.channels);
         Ok(stream)
     }
 
@@ -425,14 +426,14 @@ impl<A, W> Core<A, W> {
             Event::Continued { stream, payload, more } => return self.go_on(stream, &payload, more),
             Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
                 let key = (stream, channel);
-                return self.begin_item(key, item.parts, payload, more, credit, capacity);
+                return self.begin_item(key, item, payload, more, credit, capacity);
             }
             Event::ItemContinued { stream, channel, payload, more, credit } => {
                 return self.go_on_with_item((stream, channel), &payload, more, credit);
             }
-            Event::ChannelEnded { stream, channel, code, message } => {
+            Event::ChannelEnded { stream, channel, code, message, lagged } => {
                 let end = code.map_or(Ok(()), |code| Err(Error::channel_ended(code, &message)));
-                self.end_inbox((stream, channel), end);
+                self.end_inbox((stream, channel), end, lagged);
             }
             Event::ChannelStopped { stream, channel } => {
                 self.stop_outlet((stream, channel), Error::channel_closed());

@@ -34,18 +34,18 @@ mod reply;
 mod request;
 mod traffic;
 
-pub use channel::Item;
+pub use channel::{Item, Update};
 pub use dial::ConnectionInfo;
 pub use error::Error;
 pub use invoked_proto::body::{Body, Message};
-pub use invoked_proto::registry::{Delivery, ErrorCode};
+pub use invoked_proto::registry::{Delivery, ErrorCode, Overflow};
 pub use invoked_transport::{Address, AddressError, AddressOptions, AddressSource, AppName, Scope};
 pub use options::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_TIMEOUT, Options, Reconnect, Server};
 pub use reply::Reply;
 pub use request::{Call, Caller};
 
 #[cfg(feature = "tokio")]
-pub use client::{Client, ItemSender, Items, Running};
+pub use client::{Client, ItemSender, Items, Running, Subscription};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

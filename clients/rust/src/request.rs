@@ -10,9 +10,9 @@ use bytes::Bytes;
 use invoked_proto::Text;
 use invoked_proto::body::{AttachmentRef, Body, Message};
 use invoked_proto::connection::Request;
-use invoked_proto::metadata::{ChannelDeclaration, HeaderField};
+use invoked_proto::metadata::{ChannelDeclaration, Extensions, HeaderField};
 use invoked_proto::name::canonical;
-use invoked_proto::registry::{Delivery, Direction, flags, limits};
+use invoked_proto::registry::{Delivery, Direction, Overflow, flags, limits};
 use serde::Serialize;
 
 use crate::channel::{Declared, Slot};
@@ -20,6 +20,9 @@ use crate::error::Error;
 
 /// `deadline_us` of a call that has none (SPEC.md, "Cancel and deadlines").
 const NO_DEADLINE_US: u64 = u64::MAX;
+
+/// The least window that SPEC.md asks for.
+const LATEST_WINDOW: u64 = limits::FRAGMENT as u64;
 
 /// Every part but the body.
 const ATTACHMENTS_MAX: usize = limits::MAX_PARTS - 1;
@@ -46,6 +49,7 @@ pub struct Call<'c, C: Caller> {
     pub(crate) client: &'c C,
     draft: Draft,
     channels: Vec<(ChannelDeclaration, Declared<C::Link>)>,
+    overflows: Vec<(u32, Overflow)>,
 }
 
 #[derive(Debug)]
@@ -101,7 +105,7 @@ impl<'c, C: Caller> Call<'c, C> {
             attachments: Vec::new(),
             mistake: None,
         };
-        Call { client, draft, channels: Vec::new() }
+        Call { client, draft, channels: Vec::new(), overflows: Vec::new() }
     }
 
     /// Declares a channel: on which the command sends, with so many bytes of credit, or reads.
@@ -110,6 +114,17 @@ impl<'c, C: Caller> Call<'c, C> {
         let index = u32::try_from(self.channels.len() + 1).unwrap_or(u32::MAX);
         let (declared, slot) = Declared::new(index);
         self.channels.push((ChannelDeclaration { index, direction, credit }, declared));
+        (index, slot)
+    }
+
+    /// Declares a channel on which the command sends and that does so where too little is taken.
+    pub(crate) fn declare_lossy(&mut self, overflow: Overflow, credit: u64) -> (u32, Arc<Slot<C::Link>>) {
+        // What is on its way is old by the time it is read, so where only the latest is wanted that is little.
+        let credit = if overflow == Overflow::Latest { credit.min(LATEST_WINDOW) } else { credit };
+        let (index, slot) = self.declare(Direction::Down, credit);
+        if overflow != Overflow::Block {
+            self.overflows.push((index, overflow));
+        }
         (index, slot)
     }
 
@@ -206,7 +221,7 @@ impl<'c, C: Caller> Call<'c, C> {
 
     /// Ends the building. `default` stands in where no timeout was chosen; `None` is none.
     pub(crate) fn prepare(self, default: Option<Duration>) -> Result<(Prepared, Channels<C::Link>), Error> {
-        let Call { draft, channels, .. } = self;
+        let Call { draft, channels, overflows, .. } = self;
         let (declarations, channels) = channels.into_iter().unzip();
         if let Some(mistake) = draft.mistake {
             return Err(mistake);
@@ -230,6 +245,8 @@ impl<'c, C: Caller> Call<'c, C> {
                 Body::Json(object.into())
             }
         };
+        let mut extensions = Extensions::none();
+        extensions.set_overflows(overflows);
         let request = Request {
             command: draft.command,
             headers: draft.headers,
@@ -237,7 +254,7 @@ impl<'c, C: Caller> Call<'c, C> {
             flags: draft.flags,
             message: Message { body, attachments: draft.attachments },
             channels: declarations,
-            ..Request::default()
+            extensions,
         };
         // A moment past what the clock can express is as good as never.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));

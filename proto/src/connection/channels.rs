@@ -7,7 +7,7 @@
 use foldhash::{HashMap, HashMapExt};
 
 use super::flow::{Window, surcharge};
-use super::send::{ChannelKey, Offered};
+use super::send::{ChannelKey, Offered, Pressing};
 use super::{Connection, Event, State};
 use crate::body::Message;
 use crate::decoder::Frame;
@@ -135,6 +135,33 @@ impl<A> Connection<A> {
     /// [`MisuseError::NotAChannel`] if the stream has no such channel, or it goes the other way; `MessageTooLarge` and
     /// `Record` if the item can not be sent. The channel stays open.
     pub fn send_item(&mut self, stream: u64, channel: u32, message: Message) -> Result<Sent, MisuseError> {
+        self.send_item_as(stream, channel, message, Pressing::Queues)
+    }
+
+    /// Sends an item on a channel that may leave items out: `lagged` were left out since the last that was queued.
+    ///
+    /// It is queued only if the receiver's credit covers it, or nothing else of the channel waits; so what the receiver
+    /// takes late is decided by whoever has the items, when it takes them.
+    ///
+    /// # Errors
+    /// As [`send_item`](Self::send_item).
+    pub fn send_lossy_item(
+        &mut self,
+        stream: u64,
+        channel: u32,
+        lagged: u64,
+        message: Message,
+    ) -> Result<Sent, MisuseError> {
+        self.send_item_as(stream, channel, message, Pressing::Covered { lagged })
+    }
+
+    fn send_item_as(
+        &mut self,
+        stream: u64,
+        channel: u32,
+        message: Message,
+        pressing: Pressing,
+    ) -> Result<Sent, MisuseError> {
         self.check_message(&message)?;
         let key = (stream, channel);
         let has_ended = self.state == State::Closed || !self.channels.has(stream);
@@ -144,7 +171,7 @@ impl<A> Connection<A> {
             None if has_ended => return Ok(Sent::Ended),
             None | Some(Half::Receiving(_)) => return Err(MisuseError::NotAChannel { stream, channel }),
         }
-        Ok(match self.send.offer(key, message)? {
+        Ok(match self.send.offer(key, message, pressing)? {
             Offered::Taken => Sent::Queued,
             Offered::Later(message) => Sent::NeedsCredit(message),
             Offered::Ended => Sent::Ended,
@@ -154,13 +181,27 @@ impl<A> Connection<A> {
     /// Ends a channel that we send on, after the items that wait; without a `code` it ends well. False if it had ended. A
     /// text above 1 KiB is cut.
     pub fn end_channel(&mut self, stream: u64, channel: u32, code: Option<ErrorCode>, message: &str) -> bool {
+        self.end_lossy_channel(stream, channel, code, message, 0)
+    }
+
+    /// The same for a channel of which `lagged` items were left out since the last that was queued.
+    pub fn end_lossy_channel(
+        &mut self,
+        stream: u64,
+        channel: u32,
+        code: Option<ErrorCode>,
+        message: &str,
+        lagged: u64,
+    ) -> bool {
         let key = (stream, channel);
         if !matches!(self.channels.half(key), Some(Half::Sending)) {
             return false;
         }
         let is_open = self.send.is_open(key);
         if is_open {
-            self.send.end_channel(key, &end_of(code, message));
+            let mut end = end_of(code, message);
+            end.extensions.set_lagged(lagged);
+            self.send.end_channel(key, &end);
         }
         is_open
     }
@@ -313,7 +354,7 @@ impl<A> Connection<A> {
             match half {
                 Half::Receiving(Receiving { told: false, .. }) => {
                     let (code, message) = (Some(code), message.clone());
-                    self.events.push_back(Event::ChannelEnded { stream, channel, code, message });
+                    self.events.push_back(Event::ChannelEnded { stream, channel, code, message, lagged: 0 });
                 }
                 Half::Sending if self.send.is_open((stream, channel)) => {
                     self.events.push_back(Event::ChannelStopped { stream, channel });
@@ -457,7 +498,7 @@ impl<A> Connection<A> {
         }
         let message = Text::from(format!("item of {total} bytes is above the limit of {max}"));
         let code = Some(ErrorCode::TooLarge);
-        self.events.push_back(Event::ChannelEnded { stream, channel, code, message });
+        self.events.push_back(Event::ChannelEnded { stream, channel, code, message, lagged: 0 });
         Ok(())
     }
 
@@ -479,7 +520,8 @@ impl<A> Connection<A> {
         if !told {
             let code = end.code.map(|code| ErrorCode::from_u32(code).unwrap_or(ErrorCode::Unknown));
             let message = Text::from(super::calls::cut(&end.message, END_MESSAGE_MAX));
-            self.events.push_back(Event::ChannelEnded { stream, channel, code, message });
+            let lagged = end.lagged();
+            self.events.push_back(Event::ChannelEnded { stream, channel, code, message, lagged });
         }
         Ok(())
     }

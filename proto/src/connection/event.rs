@@ -119,6 +119,8 @@ pub enum Event<A> {
         code: Option<ErrorCode>,
         /// Why, for people.
         message: Text,
+        /// How many items the sender left out since the last one.
+        lagged: u64,
     },
     /// A channel that we send on has ended: its receiver wants no more, or the call failed.
     ChannelStopped {

@@ -24,7 +24,7 @@ use crate::header::Header;
 use crate::preface::narrow;
 use crate::registry::{FrameKind, HEADER_LEN, flags, limits};
 use outgoing::Outgoing;
-pub(super) use outgoing::{ChannelKey, Offered};
+pub(super) use outgoing::{ChannelKey, Offered, Pressing};
 use pieces::Pieces;
 
 /// A first payload up to this size is copied behind its header. What waits unsent then keeps no buffer alive that it was

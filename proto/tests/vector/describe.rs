@@ -109,13 +109,19 @@ pub(crate) fn event<A>(event: Event<A>) -> Value {
             "more": more(rest),
             "credit": credit,
         }),
-        Event::ChannelEnded { stream, channel, code, message } => json!({
-            "event": "ChannelEnded",
-            "stream": stream,
-            "channel": channel,
-            "code": code.map(invoked_proto::registry::ErrorCode::name),
-            "message": message.as_str(),
-        }),
+        Event::ChannelEnded { stream, channel, code, message, lagged } => {
+            let mut told = json!({
+                "event": "ChannelEnded",
+                "stream": stream,
+                "channel": channel,
+                "code": code.map(invoked_proto::registry::ErrorCode::name),
+                "message": message.as_str(),
+            });
+            if lagged > 0 {
+                told["lagged"] = lagged.into();
+            }
+            told
+        }
         Event::ChannelStopped { stream, channel } => {
             json!({"event": "ChannelStopped", "stream": stream, "channel": channel})
         }

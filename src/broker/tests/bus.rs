@@ -9,7 +9,7 @@ use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
 use invoked_proto::connection::{Connection, Event, More, Request, Settings};
 use invoked_proto::metadata::{ChannelDeclaration, Hello, Welcome};
-use invoked_proto::registry::{Delivery, Direction, ErrorCode, features};
+use invoked_proto::registry::{Delivery, Direction, ErrorCode, Overflow, features};
 use invoked_proto::testing::{Token, output};
 
 use crate::authority::{
@@ -55,8 +55,23 @@ pub(super) struct Came {
     /// Credit of items that are not consumed.
     pub(super) held: u64,
     growing: usize,
+    /// How many were left out before each of the items, and before its end.
+    pub(super) lagged: Vec<u64>,
     /// How it ended; more than one is a bug.
     pub(super) ends: Vec<Option<ErrorCode>>,
+}
+
+impl Came {
+    /// Notes bytes of an item; whether it is whole.
+    fn advance(&mut self, bytes: usize, more: More, credit: u64) -> bool {
+        assert!(self.ends.is_empty(), "an item after the end");
+        self.growing += bytes;
+        self.held += credit;
+        if more == More::Whole {
+            self.items.push(std::mem::take(&mut self.growing));
+        }
+        more == More::Whole
+    }
 }
 
 /// The bus.
@@ -210,9 +225,22 @@ impl Bus {
         indices: &[u32],
         credit: u64,
     ) -> u64 {
+        self.call_with_overflow(peer, command, indices, credit, Overflow::Block)
+    }
+
+    /// The same for channels with this overflow.
+    pub(super) fn call_with_overflow(
+        &mut self,
+        peer: usize,
+        command: &str,
+        indices: &[u32],
+        credit: u64,
+        overflow: Overflow,
+    ) -> u64 {
         let declare = |index: &u32| ChannelDeclaration { index: *index, direction: Direction::Down, credit };
         let channels = indices.iter().map(declare).collect();
-        let request = Request { command: command.into(), channels, ..Request::default() };
+        let mut request = Request { command: command.into(), channels, ..Request::default() };
+        request.extensions.set_overflows(indices.iter().map(|index| (*index, overflow)));
         let stream = self.peers[peer].client.call(request).unwrap();
         self.settle();
         stream
@@ -351,22 +379,25 @@ impl Bus {
         while let Some(event) = peer.client.poll_event() {
             peer.client.release(event.payload_len());
             let (stream, end) = match event {
-                Event::ItemCame { stream, channel, payload, more, credit, .. }
-                | Event::ItemContinued { stream, channel, payload, more, credit } => {
+                Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
                     let came = peer.channels.entry((stream, channel)).or_default();
-                    assert!(came.ends.is_empty(), "an item after the end");
-                    came.growing += payload.len();
-                    came.held += credit;
-                    if more == More::Whole {
-                        came.items.push(std::mem::take(&mut came.growing));
-                        if peer.consumes {
-                            peer.client.give_credit(stream, channel, std::mem::take(&mut came.held));
-                        }
+                    came.lagged.push(item.lagged());
+                    if came.advance(payload.len(), more, credit) && peer.consumes {
+                        peer.client.give_credit(stream, channel, std::mem::take(&mut came.held));
                     }
                     continue;
                 }
-                Event::ChannelEnded { stream, channel, code, .. } => {
-                    peer.channels.entry((stream, channel)).or_default().ends.push(code);
+                Event::ItemContinued { stream, channel, payload, more, credit } => {
+                    let came = peer.channels.entry((stream, channel)).or_default();
+                    if came.advance(payload.len(), more, credit) && peer.consumes {
+                        peer.client.give_credit(stream, channel, std::mem::take(&mut came.held));
+                    }
+                    continue;
+                }
+                Event::ChannelEnded { stream, channel, code, lagged, .. } => {
+                    let came = peer.channels.entry((stream, channel)).or_default();
+                    came.ends.push(code);
+                    came.lagged.push(lagged);
                     continue;
                 }
                 Event::Replied { stream, reply, payload, .. } => {
@@ -412,7 +443,7 @@ impl Bus {
                 Event::ItemContinued { stream, channel, payload, more, credit } => {
                     self.broker.handle_item_continuation(peer.id, (stream, channel), &payload, more, credit);
                 }
-                Event::ChannelEnded { stream, channel, code, message } => {
+                Event::ChannelEnded { stream, channel, code, message, .. } => {
                     self.broker.handle_upload_end(peer.id, (stream, channel), code, &message);
                 }
                 _ => {}

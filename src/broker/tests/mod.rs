@@ -5,6 +5,7 @@ mod bus;
 mod channels;
 mod denials;
 mod local;
+mod lossy;
 mod narrowing;
 mod processes;
 mod reloads;

@@ -59,6 +59,19 @@ impl Budget {
         fits
     }
 
+    /// Charges `amount` in the place of `freed`, which is charged, if it fits; else nothing changes. Less than before fits
+    /// always. It tells nobody, so it may be called under the lock of a channel: [`tell_room`](Self::tell_room) follows.
+    pub(super) fn exchange(&self, freed: u64, amount: u64) -> bool {
+        if !self.own.exchange(freed, amount) {
+            return false;
+        }
+        let fits = self.common.account.exchange(freed, amount);
+        if !fits {
+            self.own.restore(amount, freed);
+        }
+        fits
+    }
+
     /// Gives back what was charged, and tells whom it may help.
     pub(super) fn give_back(&self, amount: u64) {
         if amount == 0 {
@@ -66,6 +79,11 @@ impl Budget {
         }
         self.own.give_back(amount);
         self.common.account.give_back(amount);
+        self.tell_room();
+    }
+
+    /// Tells those who found no room that there may be some.
+    pub(super) fn tell_room(&self) {
         if self.common.has_starved.swap(false, Ordering::AcqRel) {
             let mut starved = self.common.starved.lock().unwrap_or_else(PoisonError::into_inner);
             let all = std::mem::take(&mut *starved);
@@ -97,5 +115,22 @@ impl Account {
 
     fn give_back(&self, amount: u64) {
         self.used.fetch_sub(amount, Ordering::AcqRel);
+    }
+
+    fn exchange(&self, freed: u64, amount: u64) -> bool {
+        let replace = |used: u64| {
+            let sum = (used - freed).checked_add(amount)?;
+            (amount <= freed || used == freed || sum <= self.bound).then_some(sum)
+        };
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace).is_ok()
+    }
+
+    /// Takes an exchange back.
+    fn restore(&self, amount: u64, freed: u64) {
+        if amount > freed {
+            self.used.fetch_sub(amount - freed, Ordering::AcqRel);
+        } else {
+            self.used.fetch_add(freed - amount, Ordering::AcqRel);
+        }
     }
 }

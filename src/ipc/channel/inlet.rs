@@ -80,7 +80,7 @@ impl Inlet {
     pub(crate) fn cut(&self, code: ErrorCode, message: &str) {
         let mut state = self.lock();
         state.items.clear();
-        state.end.get_or_insert(End { code: Some(code), message: message.to_owned() });
+        state.end.get_or_insert(End::new(Some(code), message.to_owned()));
         self.wake(state);
     }
 

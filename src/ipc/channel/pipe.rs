@@ -3,12 +3,17 @@
 //! The handler's end may be on any thread; the loop's end never waits. What waits here is bounded by [`QUEUE_MAX`] for
 //! each channel and by the [`Budget`] of the uid that is to receive it. A channel stands in the [`Ready`] list at most
 //! once, so that list is bounded by the number of channels.
+//!
+//! Where there is no room the handler's end of a channel that blocks waits. One that may leave items out never does: its
+//! oldest items make room, and how many were left out is counted with the item before which they are missing.
+
+mod lossy;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use invoked_proto::body::Message;
-use invoked_proto::registry::{ErrorCode, limits};
+use invoked_proto::registry::{ErrorCode, Overflow, limits};
 use tokio::sync::Notify;
 
 use super::budget::Budget;
@@ -33,6 +38,7 @@ pub(crate) struct Pipe {
     id: PipeId,
     ready: Arc<Ready>,
     budget: Arc<Budget>,
+    overflow: Overflow,
     state: Mutex<State>,
     /// For threads that wait; [`Pipe::changed`] is for tasks.
     room: Condvar,
@@ -41,7 +47,9 @@ pub(crate) struct Pipe {
 
 #[derive(Debug)]
 struct State {
-    items: VecDeque<Message>,
+    items: VecDeque<Waiting>,
+    /// How many items were left out behind those that wait.
+    lagged: u64,
     /// What is charged for items that wait, here or in the loop's hands.
     cost: u64,
     /// How the channel ends once its items are taken.
@@ -58,6 +66,14 @@ struct State {
     waiting: usize,
 }
 
+/// An item that waits.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) message: Message,
+    /// How many items were left out right before it.
+    pub(crate) lagged: u64,
+}
+
 /// How a channel ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct End {
@@ -65,6 +81,14 @@ pub(crate) struct End {
     pub(crate) code: Option<ErrorCode>,
     /// Why, for people.
     pub(crate) message: String,
+    /// How many items were left out since the last one.
+    pub(crate) lagged: u64,
+}
+
+impl End {
+    pub(crate) fn new(code: Option<ErrorCode>, message: String) -> Self {
+        End { code, message, lagged: 0 }
+    }
 }
 
 /// Why an item was not taken.
@@ -99,9 +123,10 @@ impl Ready {
 }
 
 impl Pipe {
-    pub(crate) fn new(id: PipeId, ready: Arc<Ready>, budget: Arc<Budget>) -> Arc<Self> {
+    pub(crate) fn new(id: PipeId, ready: Arc<Ready>, budget: Arc<Budget>, overflow: Overflow) -> Arc<Self> {
         let state = State {
             items: VecDeque::new(),
+            lagged: 0,
             cost: 0,
             end: None,
             closed: None,
@@ -114,20 +139,29 @@ impl Pipe {
             id,
             ready,
             budget,
+            overflow,
             state: Mutex::new(state),
             room: Condvar::new(),
             changed: Notify::new(),
         })
     }
 
+    /// What it does where there is no room.
+    pub(crate) fn overflow(&self) -> Overflow {
+        self.overflow
+    }
+
     // The handler's end.
 
-    /// Queues an item if there is room.
+    /// Queues an item if there is room, or it may make some.
     pub(super) fn push(self: &Arc<Self>, message: Message) -> Result<(), Refused> {
         let cost = cost(&message);
         let mut state = self.lock();
         if let Some(code) = state.closed {
             return Err(Refused::Closed(code));
+        }
+        if self.overflow != Overflow::Block {
+            return self.push_over(state, message);
         }
         let has_room = state.cost == 0 || state.cost + cost <= QUEUE_MAX;
         if !has_room || state.is_starved {
@@ -143,7 +177,7 @@ impl Pipe {
             state.is_starved = false;
         }
         state.cost += cost;
-        state.items.push_back(message);
+        state.items.push_back(Waiting { message, lagged: 0 });
         self.list(state);
         Ok(())
     }
@@ -217,7 +251,7 @@ impl Pipe {
 
     /// Gives the items that wait to `take`, in order, until it gives one back; then the rest waits until the loop looks
     /// again. The end, if they were the last.
-    pub(crate) fn drain(&self, mut take: impl FnMut(Message) -> Option<Message>) -> Option<End> {
+    pub(crate) fn drain(&self, mut take: impl FnMut(Waiting) -> Option<Waiting>) -> Option<End> {
         let mut state = self.lock();
         (state.is_listed, state.is_parked) = (false, false);
         let mut items = std::mem::take(&mut state.items);
@@ -225,7 +259,7 @@ impl Pipe {
         let mut taken = 0;
         let mut given_back = None;
         while let Some(item) = items.pop_front() {
-            let cost = cost(&item);
+            let cost = cost(&item.message);
             if let Some(item) = take(item) {
                 given_back = Some(item);
                 break;
@@ -239,8 +273,12 @@ impl Pipe {
             items.append(&mut state.items);
             state.items = items;
             state.is_parked = true;
+            taken += self.trim(&mut state);
         }
-        let end = if state.items.is_empty() { state.end.take() } else { None };
+        let mut end = if state.items.is_empty() { state.end.take() } else { None };
+        if let Some(end) = &mut end {
+            end.lagged = std::mem::take(&mut state.lagged);
+        }
         self.give_back(state, taken);
         end
     }
@@ -251,14 +289,14 @@ impl Pipe {
         state.closed.get_or_insert(code);
         state.end = None;
         let items = std::mem::take(&mut state.items);
-        let dropped = items.iter().map(cost).sum();
+        let dropped = items.iter().map(|item| cost(&item.message)).sum();
         self.give_back(state, dropped);
         self.wake();
     }
 
     /// Takes no more items; those that wait are sent, and then it ends with `code`.
     pub(crate) fn finish(&self, code: ErrorCode, message: &str) {
-        self.end(End { code: Some(code), message: message.to_owned() });
+        self.end(End::new(Some(code), message.to_owned()));
     }
 
     /// There may be room in the budget again.

@@ -12,6 +12,8 @@ pub struct Registry {
     pub codec: Vec<Named>,
     /// `[[direction]]`: which way a channel flows.
     pub direction: Vec<Named>,
+    /// `[[overflow]]`: what a channel does whose receiver takes too little.
+    pub overflow: Vec<Named>,
     /// `[[delivery]]`: what became of a call that failed.
     pub delivery: Vec<Named>,
     /// `[[lane]]`: where the bytes of a part stand.

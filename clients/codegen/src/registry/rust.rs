@@ -32,6 +32,12 @@ pub(super) fn file(registry: &Registry) -> String {
     tags(&mut out, registry);
     named_enum(&mut out, "Codec", "How the bytes of a part are encoded.", &registry.codec);
     named_enum(&mut out, "Direction", "Which way the items of a channel go.", &registry.direction);
+    named_enum(
+        &mut out,
+        "Overflow",
+        "What a channel does whose receiver takes less than its sender has.",
+        &registry.overflow,
+    );
     named_enum(&mut out, "Delivery", "What became of a call that ended with an error.", &registry.delivery);
     named_enum(&mut out, "Lane", "Where the bytes of a part stand.", &registry.lane);
     errors(&mut out, registry);

@@ -29,6 +29,7 @@ fn tables(registry: &Registry) -> Vec<(&'static str, String)> {
         ("features", bits(&registry.feature)),
         ("codecs", named(&registry.codec)),
         ("directions", named(&registry.direction)),
+        ("overflows", named(&registry.overflow)),
         ("deliveries", named(&registry.delivery)),
         ("lanes", named(&registry.lane)),
         ("tags", tags(registry)),

@@ -59,6 +59,7 @@ pub fn validate(registry: &Registry) -> Result<(), Invalid> {
     for (table, entries) in [
         ("codec", &registry.codec),
         ("direction", &registry.direction),
+        ("overflow", &registry.overflow),
         ("delivery", &registry.delivery),
         ("lane", &registry.lane),
     ] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::link::Link;
-use crate::channel::{Farewell, Item, Slot};
+use crate::channel::{Farewell, Item, Slot, Update};
 use crate::error::Error;
 
 /// What comes on a channel, in order, and its end: an iterator of results.
@@ -45,6 +45,17 @@ impl Items {
     }
 
     fn take(&mut self, deadline: Option<Instant>) -> Option<Result<Item, Error>> {
+        loop {
+            match self.take_update(deadline)? {
+                Ok(Update::Item(item)) => return Some(Ok(item)),
+                // Not told of a channel that blocks.
+                Ok(Update::Lagged(_)) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    fn take_update(&mut self, deadline: Option<Instant>) -> Option<Result<Update, Error>> {
         if self.ended {
             return None;
         }
@@ -54,7 +65,7 @@ impl Items {
         };
         let Some(taken) = link.wait_item(key, deadline) else { return Some(Err(Error::no_item())) };
         self.ended = matches!(taken, None | Some(Err(_)));
-        taken.map(|item| item.map(Item::new))
+        taken.map(|next| next.map(Update::new))
     }
 }
 
@@ -72,5 +83,43 @@ impl Drop for Items {
         if let Some((link, key, farewell)) = self.slot.leave(Farewell::Stop) {
             link.say(key, farewell);
         }
+    }
+}
+
+/// What comes on a channel that may leave items out, and its end: an iterator of results, as [`Items`].
+///
+/// Where items are missing it yields how many, in their place: items and these numbers are together what was sent. Of a
+/// channel opened with [`Overflow::Latest`](crate::Overflow::Latest) the last item always comes, and of those that came
+/// while none was taken only the last is kept.
+#[derive(Debug)]
+#[must_use = "dropping it asks the command to stop sending"]
+pub struct Subscription(Items);
+
+impl Subscription {
+    pub(super) fn new(index: u32, slot: Arc<Slot<Link>>) -> Self {
+        Subscription(Items::new(index, slot))
+    }
+
+    /// Waits for what comes next for as long as `timeout`.
+    ///
+    /// # Errors
+    /// `deadline_exceeded` if nothing came; the channel is as it was.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Update, Error>> {
+        self.0.take_update(Instant::now().checked_add(timeout))
+    }
+
+    /// As [`Items::placeholder`].
+    #[must_use]
+    pub fn placeholder(&self) -> String {
+        self.0.placeholder()
+    }
+}
+
+impl Iterator for Subscription {
+    type Item = Result<Update, Error>;
+
+    /// Waits for what comes next; until its call is sent by another thread, for that.
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.take_update(None)
     }
 }

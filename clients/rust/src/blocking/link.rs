@@ -21,7 +21,7 @@ use invoked_proto::registry::Delivery;
 use invoked_transport::{Attachment, BusyPoll, Interest, Stream};
 
 use crate::channel::Farewell;
-use crate::core::{ChannelKey, Core, Loss, Outcome, StreamId};
+use crate::core::{ChannelKey, Core, Loss, Next, Outcome, StreamId};
 use crate::dial::{ConnectionInfo, dial};
 use crate::error::Error;
 use crate::options::Options;
@@ -180,7 +180,7 @@ impl Link {
         &self,
         key: ChannelKey,
         deadline: Option<Instant>,
-    ) -> Option<Option<Result<Message, Error>>> {
+    ) -> Option<Option<Result<Next, Error>>> {
         self.wait(deadline, Wants::End, |state| {
             let taken = state.core.take_item(key, thread::current);
             if state.core.has_output() && !state.writing {

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep_until, timeout_at};
 
 use crate::channel::Farewell;
-use crate::core::{ChannelKey, Core, Loss, Outcome, StreamId};
+use crate::core::{ChannelKey, Core, Loss, Next, Outcome, StreamId};
 use crate::dial::{ConnectionInfo, Dialled, dial};
 use crate::error::{Error, Retry};
 use crate::options::Options;
@@ -136,7 +136,7 @@ impl Link {
         &self,
         key: ChannelKey,
         context: &Context<'_>,
-    ) -> Poll<Option<Result<Message, Error>>> {
+    ) -> Poll<Option<Result<Next, Error>>> {
         let taken = self.shared.update(|state| state.core.take_item(key, || context.waker().clone()));
         taken.map_or(Poll::Pending, Poll::Ready)
     }

@@ -7,13 +7,13 @@ mod sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use invoked_proto::registry::{Direction, limits};
+use invoked_proto::registry::{Direction, Overflow, limits};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
-pub use self::items::Items;
+pub use self::items::{Items, Subscription};
 use self::link::{Flight, Link};
 pub use self::sender::ItemSender;
 use crate::dial::ConnectionInfo;
@@ -231,6 +231,36 @@ impl Call<'_, Client> {
     pub fn open_channel(mut self) -> (Self, Items) {
         let (index, slot) = self.declare(Direction::Down, WINDOW);
         (self, Items::new(index, slot))
+    }
+
+    /// Opens a channel that leaves items out where the command sends faster than they are taken, as `overflow` says, and
+    /// names it in the argument `name`. The command never waits for this reader.
+    ///
+    /// ```no_run
+    /// use invoked_client::{Overflow, Update};
+    ///
+    /// # async fn example(client: invoked_client::Client) -> Result<(), invoked_client::Error> {
+    /// let (call, mut loads) = client.call("machine.load").subscribe("onLoad", Overflow::Latest);
+    /// let call = call.start().await?;
+    /// while let Some(update) = loads.next().await {
+    ///     match update? {
+    ///         Update::Item(load) => println!("{}", load.json::<f64>()?),
+    ///         Update::Lagged(count) => println!("{count} were left out"),
+    ///     }
+    /// }
+    /// call.reply().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn subscribe(mut self, name: &str, overflow: Overflow) -> (Self, Subscription) {
+        let (index, slot) = self.declare_lossy(overflow, WINDOW);
+        (self.arg(name, placeholder(index)), Subscription::new(index, slot))
+    }
+
+    /// The same for a channel that stands in a body written by hand, as [`Subscription::placeholder`].
+    pub fn open_subscription(mut self, overflow: Overflow) -> (Self, Subscription) {
+        let (index, slot) = self.declare_lossy(overflow, WINDOW);
+        (self, Subscription::new(index, slot))
     }
 
     /// Opens a channel on which the command reads, and names it in the argument `name`.

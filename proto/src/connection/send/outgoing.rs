@@ -31,6 +31,18 @@ pub(in crate::connection) enum Offered {
     Ended,
 }
 
+/// How an item is to be sent.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::connection) enum Pressing {
+    /// It may wait here for credit, behind others.
+    Queues,
+    /// It is queued only where credit covers it, or as the only one: its sender may rather leave it out later.
+    Covered {
+        /// How many were left out before it.
+        lagged: u64,
+    },
+}
+
 /// A channel that we send on.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -47,8 +59,8 @@ pub(super) struct Outgoing {
     in_turns: bool,
     /// Whether the call that declares it has gone out.
     begun: bool,
-    /// Whether its owner waits until it takes the next item.
-    wanted: bool,
+    /// Whether its owner waits until it takes the next item, and how that is to be sent.
+    wanted: Option<Pressing>,
 }
 
 #[derive(Debug)]
@@ -72,12 +84,32 @@ impl Outgoing {
             end: None,
             in_turns: false,
             begun,
-            wanted: false,
+            wanted: None,
         }
     }
 
     fn takes(&self, most: u64) -> bool {
         self.end.is_none() && self.cost <= most && self.credit.room() > self.cost
+    }
+
+    /// The same for an item of so many bytes.
+    fn takes_item(&self, len: usize, pressing: Pressing) -> bool {
+        let len = len as u64;
+        let is_covered = || self.cost.saturating_add(len + surcharge(len)) <= self.credit.room();
+        self.takes(QUEUE_MAX)
+            && match pressing {
+                Pressing::Queues => true,
+                Pressing::Covered { .. } => self.items.is_empty() || is_covered(),
+            }
+    }
+
+    /// Whether who waits to send is to be told to try again: half of what may wait must have gone, so that who sends
+    /// small items is not told of each; what is to be covered is taken at least when nothing else waits.
+    fn resumes(&self, pressing: Pressing) -> bool {
+        match pressing {
+            Pressing::Queues => self.takes(QUEUE_MAX / 2),
+            Pressing::Covered { .. } => self.items.is_empty() && self.takes(0),
+        }
     }
 
     /// Whether a frame of it could be written with so much credit of the connection.
@@ -99,8 +131,11 @@ impl Outgoing {
         self.in_turns = false;
     }
 
-    fn push(&mut self, message: Message) -> Result<(), MisuseError> {
-        let item = Item { parts: message.parts(), extensions: Extensions::none() };
+    fn push(&mut self, message: Message, pressing: Pressing) -> Result<(), MisuseError> {
+        let mut item = Item { parts: message.parts(), extensions: Extensions::none() };
+        if let Pressing::Covered { lagged } = pressing {
+            item.extensions.set_lagged(lagged);
+        }
         item.validate()?;
         if coding::encoded_len(&item) > limits::MAX_METADATA {
             return Err(MisuseError::Record(RecordError::LimitExceeded));
@@ -185,19 +220,20 @@ impl<A> SendQueue<A> {
         &mut self,
         key: ChannelKey,
         message: Message,
+        pressing: Pressing,
     ) -> Result<Offered, MisuseError> {
         let is_behind = self.writable() > limits::UNSENT_BYTES_PAUSE;
         let Some(out) = self.outgoing.get_mut(&key).filter(|out| out.end.is_none()) else {
             return Ok(Offered::Ended);
         };
-        if is_behind || !out.takes(QUEUE_MAX) {
-            if !std::mem::replace(&mut out.wanted, true) {
+        if is_behind || !out.takes_item(message.len(), pressing) {
+            if out.wanted.replace(pressing).is_none() {
                 self.waiting.push(key);
             }
             return Ok(Offered::Later(message));
         }
         let len = message.len();
-        out.push(message)?;
+        out.push(message, pressing)?;
         self.unsent.bytes += len;
         self.payload += len;
         self.changed(key);
@@ -258,16 +294,15 @@ impl<A> SendQueue<A> {
         }
     }
 
-    /// Channels that take items again after one was not taken. Half of what may wait must have gone, so that who sends
-    /// small items is not told of each.
+    /// Channels that take items again after one was not taken.
     pub(in crate::connection) fn drain_resumed(&mut self, mut tell: impl FnMut(ChannelKey)) {
         if self.waiting.is_empty() || self.writable() > limits::UNSENT_BYTES_PAUSE / 2 {
             return;
         }
         let outgoing = &mut self.outgoing;
         self.waiting.retain(|key| match outgoing.get_mut(key) {
-            Some(out) if out.takes(QUEUE_MAX / 2) => {
-                out.wanted = false;
+            Some(out) if out.wanted.is_some_and(|pressing| out.resumes(pressing)) => {
+                out.wanted = None;
                 tell(*key);
                 false
             }

@@ -3,10 +3,10 @@
 use invoked_proto::body::{Body, Message};
 use invoked_proto::connection::{Event, Request, Sent, Settings};
 use invoked_proto::metadata::{ChannelDeclaration, Failure, Welcome};
-use invoked_proto::registry::{Delivery, Direction, ErrorCode, features};
+use invoked_proto::registry::{Delivery, Direction, ErrorCode, Overflow, features};
 
 use super::{World, raw};
-use crate::core::{ChannelKey, Loss};
+use crate::core::{ChannelKey, Loss, Next};
 
 fn settings() -> Settings {
     Settings { features: features::CHANNELS, ..Settings::default() }
@@ -28,7 +28,8 @@ fn called() -> (World, u64) {
 fn next(world: &mut World, stream: u64) -> Option<Result<usize, Option<ErrorCode>>> {
     let taken = world.core.take_item((stream, 1), || 1)?;
     Some(match taken {
-        Some(Ok(message)) => Ok(message.len()),
+        Some(Ok(Next::Item(message))) => Ok(message.len()),
+        Some(Ok(Next::Lagged(_))) => panic!("the channel blocks"),
         Some(Err(error)) => Err(error.code()),
         None => Err(None),
     })
@@ -129,4 +130,72 @@ fn a_withdrawn_call_ends_its_channels() {
     assert_eq!(world.core.cancel(stream), Delivery::NotDelivered);
     assert_eq!(world.woken(), [1]);
     assert_eq!(next(&mut world, stream), Some(Err(Some(ErrorCode::Cancelled))));
+}
+
+/// A world with a call whose channel 1 has this overflow.
+fn subscribed(overflow: Overflow) -> (World, u64) {
+    let mut world = World::open_with(settings(), settings(), &Welcome::default());
+    let channels = vec![ChannelDeclaration { index: 1, direction: Direction::Down, credit: 1000 }];
+    let mut request = Request { command: "x.y".into(), channels, ..Request::default() };
+    request.extensions.set_overflows([(1, overflow)]);
+    let stream = world.core.call(request).expect("open");
+    world.reach_daemon();
+    (world, stream)
+}
+
+fn give_after(world: &mut World, stream: u64, lagged: u64, len: usize) {
+    let sent = world.daemon.send_lossy_item(stream, 1, lagged, raw(len).into()).expect("open");
+    assert!(matches!(sent, Sent::Queued));
+    world.reach_client();
+    world.reach_daemon();
+}
+
+/// All that comes, with what is left out as text; the last is the end.
+fn updates(world: &mut World, stream: u64) -> Vec<String> {
+    let mut all = Vec::new();
+    while let Some(taken) = world.core.take_item((stream, 1), || 1) {
+        all.push(match taken {
+            Some(Ok(Next::Item(message))) => format!("{} bytes", message.len()),
+            Some(Ok(Next::Lagged(lagged))) => format!("{lagged} missing"),
+            Some(Err(error)) => format!("{:?}", error.code()),
+            None => "end".to_owned(),
+        });
+        if all.last().is_some_and(|last| last == "end") {
+            break;
+        }
+    }
+    all
+}
+
+#[test]
+fn what_is_left_out_is_told_in_its_place_and_once() {
+    let (mut world, stream) = subscribed(Overflow::DropOldest);
+    give_after(&mut world, stream, 0, 1);
+    give_after(&mut world, stream, 7, 2);
+    assert_eq!(updates(&mut world, stream), ["1 bytes", "7 missing", "2 bytes"]);
+    assert!(world.daemon.end_lossy_channel(stream, 1, None, "", 3));
+    assert!(updates(&mut world, stream).is_empty(), "nothing has come");
+    world.reach_client();
+    assert_eq!(updates(&mut world, stream), ["3 missing", "end"]);
+}
+
+#[test]
+fn of_the_latest_only_one_is_kept_and_the_others_are_credited_and_counted() {
+    let (mut world, stream) = subscribed(Overflow::Latest);
+    // Far more than the window, though nothing is taken.
+    for len in 1..=100 {
+        give_after(&mut world, stream, 1, len);
+    }
+    assert_eq!(updates(&mut world, stream), ["199 missing", "100 bytes"]);
+    give_after(&mut world, stream, 0, 5);
+    assert!(world.daemon.end_channel(stream, 1, Some(ErrorCode::DataLoss), ""));
+    world.reach_client();
+    assert_eq!(updates(&mut world, stream), ["5 bytes", "Some(DataLoss)", "end"]);
+}
+
+#[test]
+fn a_channel_that_blocks_tells_of_nothing_left_out() {
+    let (mut world, stream) = called();
+    give_after(&mut world, stream, 7, 2);
+    assert_eq!(next(&mut world, stream), Some(Ok(2)));
 }
