@@ -23,6 +23,8 @@ use crate::plugin::{self, Plugin};
 mod failure;
 mod located;
 mod read;
+#[cfg(feature = "watch")]
+mod watch;
 mod write;
 
 /// The longest path that the system takes, in bytes, without the NUL byte at its end.
@@ -32,8 +34,8 @@ const PATH_MAX: usize = 4095;
 pub fn plugin() -> Plugin {
     let path = Argument { key: "path", kind: "String", optional: false };
     let optional = |key, kind| Argument { key, kind, optional: true };
-    plugin::Builder::new("fs")
-        .invoke_handler(vec![
+    #[cfg_attr(not(feature = "watch"), allow(unused_mut))] // one is added below
+    let mut commands = vec![
             Command::blocking("read_file", read::read_file)
                 .docs("Answers with the bytes of a regular file.\n\nAll of them, or `len` bytes from `offset` on. `path` is absolute. The scopes of the grant decide on the path with its links resolved.")
                 .argument(path.clone())
@@ -58,12 +60,17 @@ pub fn plugin() -> Plugin {
                 .argument(optional("mode", "String"))
                 .argument(optional("atomic", "bool"))
                 .asks_scopes(question),
-        ])
-        .set(set(
-            "read",
-            "Reading files and directories; which ones, the scope says.",
-            &["allow-read-file", "allow-read-dir", "allow-metadata"],
-        ))
+    ];
+    #[cfg_attr(not(feature = "watch"), allow(unused_mut))]
+    let mut reading = vec!["allow-read-file", "allow-read-dir", "allow-metadata"];
+    #[cfg(feature = "watch")]
+    {
+        commands.push(watch_command());
+        reading.push("allow-watch");
+    }
+    plugin::Builder::new("fs")
+        .invoke_handler(commands)
+        .set(set("read", "Reading files and directories; which ones, the scope says.", &reading))
         .set(set(
             "write",
             "Creating files and replacing what is in them; which ones, the scope says. It does not include reading.",
@@ -72,6 +79,16 @@ pub fn plugin() -> Plugin {
         .default_permissions(&["read"])
         .scope(ScopeKind::of::<PathScope>(), ScopeDefault::Nothing)
         .build()
+}
+
+#[cfg(feature = "watch")]
+fn watch_command() -> Command {
+    let watches = std::sync::Arc::<watch::Watches>::default();
+    Command::blocking("watch", move |message| watch::watch(&watches, message))
+        .docs("Tells on the channel `events` what changes at `path`, or in it if it is a directory.\n\nIt is answered at once; the channel lives on until its reader leaves. Each change is {kind, path}, the kinds are created, modified, removed, renamed (with `from`) and rescan, which says that changes were lost. The scopes of the grant decide on `path`, and on each path that is told.")
+        .argument(Argument { key: "path", kind: "String", optional: false })
+        .argument(Argument { key: "events", kind: "Channel", optional: false })
+        .asks_scopes(question)
 }
 
 fn set(identifier: &str, description: &str, permissions: &[&str]) -> PermissionSet {

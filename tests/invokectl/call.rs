@@ -213,6 +213,24 @@ fn items_of_channels_are_printed_as_they_come_and_the_result_behind_them() {
 }
 
 #[test]
+fn a_channel_that_may_leave_items_out_prints_them_and_how_many_are_missing() {
+    let daemon = Daemon::start();
+    for overflow in ["drop_oldest", "latest"] {
+        let channel = format!("to={overflow}");
+        let args = ["call", "bench.count", "items:=20000", "size:=0", "--channel", &channel, "-j"];
+        let ended = daemon.ctl(&args).expect(0);
+        let mut sum = 0;
+        for line in ended.text().lines() {
+            let told: serde_json::Value = serde_json::from_str(line).expect("json");
+            sum += if told["raw"].is_object() { 1 } else { told["lagged"].as_u64().unwrap_or(0) };
+        }
+        assert_eq!(sum, 20_000, "{overflow}");
+    }
+    let ended = daemon.ctl(&["call", "bench.count", "--channel", "to=newest"]).expect(2);
+    assert!(ended.stderr.contains("block, drop_oldest, latest"), "{}", ended.stderr);
+}
+
+#[test]
 fn lines_of_standard_input_are_sent_on_a_channel() {
     let daemon = Daemon::start();
     let lines: String = (0..2000).map(|index| format!("{index}\n")).collect();

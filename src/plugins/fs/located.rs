@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, ope
 const ATTEMPTS: usize = 8;
 
 /// A file that was found and not opened: opening a pipe or a device can have effects.
+#[derive(Debug)]
 pub(super) struct Located {
     handle: File,
     found: Metadata,
@@ -102,6 +103,24 @@ impl Located {
     /// Opens the directory that was found.
     pub(super) fn open_directory(&self) -> std::io::Result<File> {
         self.open(OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    /// A path that leads to what was found for as long as this lives, and to nothing else.
+    #[cfg(feature = "watch")]
+    pub(super) fn handle_path(&self) -> PathBuf {
+        own_link(&self.handle).into()
+    }
+
+    /// Whether both are one file, maybe under two names.
+    #[cfg(feature = "watch")]
+    pub(super) fn is_same(&self, other: &Located) -> bool {
+        (self.found.dev(), self.found.ino()) == (other.found.dev(), other.found.ino())
+    }
+
+    /// Whether the kernel still knows it by the path under which it was found. It asks no file system.
+    #[cfg(feature = "watch")]
+    pub(super) fn is_there(&self) -> bool {
+        std::fs::read_link(own_link(&self.handle)).is_ok_and(|now| now == self.real)
     }
 
     /// The place where it is, if it still is there.
