@@ -15,6 +15,7 @@ use invoked_proto::metadata::{Call, Failure, HeaderField};
 use invoked_proto::registry::{Delivery, ErrorCode, limits, tags};
 
 use super::local::is_local;
+use super::monitor::Noted;
 use super::narrowing::Early;
 use super::output::{Observed, Output, Place, Run};
 use super::quota::{Charge, Resource};
@@ -42,6 +43,8 @@ pub(super) struct CallState {
     phase: Phase,
     deadline: Option<Instant>,
     started: Instant,
+    /// What is to be told of it, where somebody monitors.
+    noted: Option<Box<Noted>>,
     _slot: Charge,
     /// The memory of its message.
     memory: Option<Charge>,
@@ -98,6 +101,14 @@ impl Ending {
         Ending::fail(code, Failure::framework(code, message, delivery), Message::default())
     }
 
+    /// The code of an error.
+    fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Ending::Reply(_) => None,
+            Ending::Fail(failed) => Some(failed.code),
+        }
+    }
+
     fn fail(code: ErrorCode, failure: Failure, message: Message) -> Self {
         Ending::Fail(Box::new(Failed { code, failure, message }))
     }
@@ -140,6 +151,7 @@ impl Broker {
         }
         self.stats.calls += 1;
         let command = call.command.clone();
+        let noted = self.note_call(now, peer, &command, inline_len(&call.parts).unwrap_or(u64::MAX));
         match self.admit(now, (peer, stream), call, payload) {
             Ok((admitted, assembly, slot, memory)) => {
                 let state = CallState {
@@ -150,6 +162,7 @@ impl Broker {
                     deadline: admitted.deadline,
                     phase: Phase::Running,
                     started: now,
+                    noted,
                     _slot: slot,
                     memory,
                 };
@@ -164,6 +177,7 @@ impl Broker {
             }
             Err(ending) => {
                 tracing::trace!(%peer, command = command.as_str(), "call refused");
+                self.tell_monitor(now, noted, ending.code(), 0);
                 self.answer(peer, stream, ending);
             }
         }
@@ -371,6 +385,7 @@ impl Broker {
         {
             self.deadlines.insert((at, id));
         }
+        let timing = call.noted.as_mut().map(|noted| noted.dispatch(now, place));
         let peer = Arc::clone(&state.peer);
         let wire = WireCall {
             command: admitted.command.text(),
@@ -383,7 +398,7 @@ impl Broker {
             stream,
             channels: admitted.channels,
         };
-        self.outputs.push_back(Output::Run(Run { call: id, place, command: admitted.command, wire }));
+        self.outputs.push_back(Output::Run(Run { call: id, place, command: admitted.command, wire, timing }));
     }
 
     /// Ends the caller's leg at once; the callee's goes on until its handler ends.
@@ -426,7 +441,7 @@ impl Broker {
     fn release_caller(&mut self, now: Instant, id: CallId, code: Option<ErrorCode>, bytes: usize) {
         let Some(call) = self.calls.find_mut(id) else { return };
         let took = now.duration_since(call.started);
-        let deadline = call.deadline.take();
+        let (deadline, noted) = (call.deadline.take(), call.noted.take());
         if let Some((peer, stream)) = call.caller.take()
             && let Some(state) = self.peers.get_mut(&peer)
         {
@@ -438,6 +453,7 @@ impl Broker {
         if self.watching {
             self.outputs.push_back(Output::Observed(Observed::Ended { call: id, code, bytes, took }));
         }
+        self.tell_monitor(now, noted, code, bytes as u64);
     }
 
     fn drop_call(&mut self, id: CallId) {

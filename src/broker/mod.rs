@@ -9,6 +9,7 @@ mod channels;
 mod decisions;
 mod denials;
 mod local;
+mod monitor;
 mod narrowing;
 mod output;
 mod quota;
@@ -32,6 +33,7 @@ use channels::{Channels, PeerChannels};
 pub(crate) use channels::{Served, serve};
 pub(crate) use decisions::{Decision, DecisionId, Decisions};
 pub(crate) use local::{LocalCall, is_local};
+pub(crate) use monitor::{CallRecord, Timing};
 use narrowing::Waiting;
 pub(crate) use narrowing::{Holder, Narrowing};
 pub(crate) use output::{Observed, Output, Place, Run, held_to};
@@ -105,6 +107,8 @@ pub(crate) struct Broker {
     denial_log: LogLimit,
     decisions: Decisions,
     watching: bool,
+    /// Whether each call is recorded.
+    monitored: bool,
     draining: bool,
 }
 
@@ -175,6 +179,7 @@ impl Broker {
             stats: Stats::default(),
             denial_log: LogLimit::new(),
             watching: false,
+            monitored: false,
             draining: false,
         }
     }

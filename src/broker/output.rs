@@ -10,6 +10,7 @@ use invoked_proto::metadata::{Failure, HeaderField, Welcome};
 use invoked_proto::registry::ErrorCode;
 
 use super::decisions::DecisionId;
+use super::monitor::{CallRecord, Timing};
 use super::narrowing::Narrowing;
 use super::slots::CallId;
 use crate::authority::PeerLimits;
@@ -145,6 +146,8 @@ pub(crate) struct Run {
     pub(crate) command: Arc<RegisteredCommand>,
     /// With what.
     pub(crate) wire: WireCall,
+    /// To be told when it runs, where somebody wants to know.
+    pub(crate) timing: Option<Arc<Timing>>,
 }
 
 /// Where a handler runs.
@@ -189,6 +192,8 @@ pub(crate) enum Observed {
         /// From its first byte to here.
         received_in: Duration,
     },
+    /// A call ended at its caller, or was refused; told while somebody monitors.
+    Called(Box<CallRecord>),
     /// A call ended at its caller; told while somebody watches.
     Ended {
         /// The call.

@@ -88,6 +88,8 @@ pub(super) enum Command {
     Explain(ExplainArgs),
     /// List the latest denials
     Denials(DenialsArgs),
+    /// Show each call as it ends, with where its time went
+    Monitor(MonitorArgs),
     /// Check capability files, with the daemon's own loader
     Check(CheckArgs),
     /// Print JSON Schemas of capability and permission files, for editors
@@ -303,6 +305,27 @@ pub(super) struct DenialsArgs {
     /// Go on with those to come, until interrupted
     #[arg(short, long)]
     pub(super) follow: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "For who operates the daemon. Arguments and bodies are not shown. No call waits for it: calls that come faster \
+    than they are printed are left out, and how many is said. Times are UTC.\n\nExamples:\n  \
+    invokectl monitor --command 'fs.*'\n  invokectl monitor --peer user=ana --outcome permission_denied\n  \
+    invokectl -j monitor | jq .handler_us"
+)]
+pub(super) struct MonitorArgs {
+    /// Only calls of this command, or of those that the pattern matches, as fs.*
+    #[arg(long, value_name = "GLOB", add = ArgValueCandidates::new(super::completion::command_names))]
+    pub(super) command: Option<String>,
+
+    /// Only calls of this peer: uid=1000, user=ana, pid=4242 or connection=17
+    #[arg(long, value_name = "PEER", value_parser = super::explain::peer)]
+    pub(super) peer: Option<PeerQuestion>,
+
+    /// Only calls that ended so: ok, error, or a code, as permission_denied
+    #[arg(long, value_name = "OUTCOME")]
+    pub(super) outcome: Option<String>,
 }
 
 /// A kind of file that people write.

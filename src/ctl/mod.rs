@@ -20,6 +20,7 @@ mod interrupt;
 mod items;
 mod json;
 mod list;
+mod monitor;
 mod output;
 mod policy_files;
 mod sandbox;
@@ -69,6 +70,7 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<(), Failure> {
         Command::Ping(args) => status::ping(global, args, output),
         Command::Explain(args) => explain::run(global, args, output),
         Command::Denials(args) => denials::run(global, args, output),
+        Command::Monitor(args) => monitor::run(global, args, output),
         Command::Check(args) => check::run(global, args, output),
         Command::Schema(args) => schema::run(global, args, output),
         Command::Limits => status::limits(global, output),

@@ -16,6 +16,7 @@ use crate::ipc::{
 use crate::plugin::{self, Plugin};
 
 pub(crate) mod explain;
+mod monitor;
 pub(crate) mod schema;
 
 /// The plugin.
@@ -30,6 +31,7 @@ pub fn plugin(config: &Config) -> Plugin {
             "default",
             "allow-explain",
             "allow-denials",
+            "allow-monitor",
             "allow-schema",
             "allow-stats",
             "allow-limits",
@@ -70,6 +72,17 @@ pub fn plugin(config: &Config) -> Plugin {
                 .argument(argument("since_ms", "u64"))
                 .argument(argument("limit", "u64"))
                 .argument(argument("wait_ms", "u64")),
+            Command::future("monitor", monitor::monitor)
+                .docs(
+                    "Tells each call on the channel `calls` when it ends, without its arguments and bodies.\n\nIt is answered \
+                     at once; the channel lives on until its reader leaves. Only calls of commands that `command`, a pattern \
+                     as fs.*, matches, of `peer` (`uid`, `user`, `pid` or `connection`), and that ended with `outcome` (ok, \
+                     error, or a code as permission_denied).",
+                )
+                .argument(Argument { key: "calls", kind: "Channel", optional: false })
+                .argument(argument("command", "String"))
+                .argument(argument("peer", "PeerQuestion"))
+                .argument(argument("outcome", "String")),
             Command::future("schema", schema::schema)
                 .docs("Gives JSON Schemas of capability and permission files, for editors."),
             Command::future("stats", stats).docs("Tells the counters of the daemon."),

@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::panicked;
+use crate::broker::Timing;
 use crate::ipc::{CancellationToken, InvokeResolver, OutcomeFuture, ReplySink};
 
 /// Drives a handler's future and answers its call: with its outcome, or `internal` if it panics or is dropped.
@@ -25,6 +27,15 @@ impl Guarded {
         let future = self.future.take();
         drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
     }
+}
+
+/// The same future, which says when it is polled first, to whoever wants to know.
+pub(super) fn timed(future: OutcomeFuture, timing: Option<Arc<Timing>>) -> OutcomeFuture {
+    let Some(timing) = timing else { return future };
+    Box::pin(async move {
+        timing.begin();
+        future.await
+    })
 }
 
 impl Future for Guarded {

@@ -18,14 +18,14 @@ use invoked_proto::registry::ErrorCode;
 use tokio::sync::mpsc;
 
 use crate::app::AppHandle;
-use crate::broker::{CallId, Place, Run};
+use crate::broker::{CallId, Place, Run, Timing};
 use crate::commands::RegisteredCommand;
 use crate::ipc::{
     CallError, CallbackFn, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver,
     Outcome, OutcomeFuture, PeerId, Replied, ReplySink, WireCall,
 };
 use backlog::{Backlog, BacklogPlace};
-use future::Guarded;
+use future::{Guarded, timed};
 use pool::{Job, Pool};
 
 #[cfg(panic = "abort")]
@@ -89,11 +89,13 @@ impl Runner {
 
     /// Runs a call; the outcome, if it is there at once.
     pub(crate) fn run(&self, run: Run) -> Option<Outcome> {
-        let Run { call, place, command, wire } = run;
+        let Run { call, place, command, wire, timing } = run;
         if let (Place::Inline, Execution::Inline(handler)) = (place, command.execution()) {
             let observer = self.observer(&wire);
             let message = InvokeMessage::new(wire, &self.app, None);
+            note(timing.as_deref(), Timing::begin);
             let outcome = watched(&command, || handler(&message));
+            note(timing.as_deref(), Timing::end);
             if let Some(observe) = observer {
                 observe(&outcome);
             }
@@ -120,13 +122,14 @@ impl Runner {
         self.running.borrow_mut().insert(call, token.clone());
         let refused = match (place, command.execution()) {
             (Place::InlineAsync, Execution::InlineAsync(handler)) => {
+                note(timing.as_deref(), Timing::begin);
                 self.poll_inline(&command, || handler(message), sink);
                 None
             }
             (_, Execution::Async(handler) | Execution::InlineAsync(handler)) => {
                 let future = catch_unwind(AssertUnwindSafe(|| handler(message)));
                 match future {
-                    Ok(future) => drop(self.workers.spawn(Guarded::new(future, sink))),
+                    Ok(future) => drop(self.workers.spawn(Guarded::new(timed(future, timing), sink))),
                     Err(_) => InvokeResolver::new(sink, token).finish(panicked()),
                 }
                 None
@@ -139,6 +142,7 @@ impl Runner {
                         // Its caller was answered while it waited for a thread; this only gives its slot back.
                         return resolver.finish(Err(cancelled().into()));
                     }
+                    note(timing.as_deref(), Timing::begin);
                     resolver.finish(unwinding(|| handler(&message)));
                 }))
             }
@@ -150,6 +154,7 @@ impl Runner {
                     if cancelled_before {
                         return resolver.finish(Err(cancelled().into()));
                     }
+                    note(timing.as_deref(), Timing::begin);
                     // A panic drops the resolver, which answers.
                     drop(catch_unwind(AssertUnwindSafe(|| handler(Invoke { message, resolver }))));
                 });
@@ -248,6 +253,13 @@ fn note_time(command: &RegisteredCommand, start: Instant) {
             ?took,
             "inline command held the loop; it runs elsewhere from now on"
         );
+    }
+}
+
+/// Says when a handler runs, to whoever wants to know.
+fn note(timing: Option<&Timing>, what: fn(&Timing)) {
+    if let Some(timing) = timing {
+        what(timing);
     }
 }
 

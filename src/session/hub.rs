@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Link;
 use super::local::{self, LocalWaiter};
+use super::monitors::Monitors;
 use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::broker::{
     Broker, FirstOfItem, Narrowing, Observed, Output, Served, Swept, held_to, is_local, serve,
@@ -75,6 +76,7 @@ pub(crate) struct Hub {
     denied: watch::Sender<u64>,
     /// What `denied` says, to be compared without its lock.
     told: Cell<u64>,
+    pub(super) monitors: Monitors,
 }
 
 impl Hub {
@@ -99,6 +101,7 @@ impl Hub {
             narrowing_asked: Notify::new(),
             denied: watch::Sender::new(0),
             told: Cell::new(0),
+            monitors: Monitors::default(),
         }
     }
 
@@ -371,6 +374,7 @@ impl Hub {
                     self.with_connection(peer, |connection| connection.drain("the daemon is stopping"));
                 }
                 Output::CancelHandler(call) => self.runner.cancel(call),
+                Output::Observed(Observed::Called(record)) => self.tell_monitors(&record),
                 Output::Observed(observed) => note(&observed),
             }
         }
@@ -483,6 +487,8 @@ fn note(observed: &Observed) {
             let command = command.as_str();
             tracing::warn!(%decision, %peer, uid, pid, command, suppressed, "{explanation}\n ");
         }
+        // It is for monitors.
+        Observed::Called(_) => {}
         Observed::Started { call, peer, command, bytes, received_in } => {
             tracing::debug!(?call, peer = %peer.id, command = command.as_str(), bytes, ?received_in, "call");
         }

@@ -5,6 +5,7 @@ mod hub;
 mod local;
 mod look;
 mod loopback;
+mod monitors;
 mod turn;
 
 use std::cell::{Cell, RefCell};

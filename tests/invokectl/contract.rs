@@ -90,7 +90,7 @@ fn the_documentation_lists_every_code_with_its_exit_code() {
 
 #[test]
 fn help_has_examples_and_goes_to_standard_output() {
-    let commands = ["call", "explain", "denials", "check", "schema", "tour", "completion"];
+    let commands = ["call", "explain", "denials", "monitor", "check", "schema", "tour", "completion"];
     let mut helps: Vec<Vec<&str>> = commands.map(|command| vec![command, "--help"]).to_vec();
     helps.extend([vec!["--help"], vec!["bench", "latency", "--help"]]);
     for words in &helps {

@@ -206,7 +206,7 @@ fn only_operators_ask() {
     let text = "identifier = \"a\"\npeers = [\"uid:4000000\"]\npermissions = [\"core:default\"]\n";
     std::fs::write(directory.path().join("a.toml"), text).expect("written");
     let path = directory.path().to_str().expect("text");
-    for (command, code) in [("core.ping", 0), ("core.explain", 3), ("core.denials", 3)] {
+    for (command, code) in [("core.ping", 0), ("core.explain", 3), ("core.denials", 3), ("core.monitor", 3)] {
         ctl(&["explain", "--capabilities", path, "--peer", "uid=4000000", command]).expect(code);
     }
 }

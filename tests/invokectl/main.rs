@@ -6,5 +6,6 @@ mod check;
 mod contract;
 mod explain;
 mod measure;
+mod monitor;
 mod narrow;
 mod world;

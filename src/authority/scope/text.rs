@@ -18,6 +18,11 @@ pub struct GlobScope {
 }
 
 impl GlobScope {
+    /// The pattern `text`.
+    pub(crate) fn of(text: &str) -> Result<Self, ScopeError> {
+        Ok(GlobScope { tokens: tokens(text)? })
+    }
+
     /// The pattern that matches `text` and nothing else.
     #[must_use]
     pub fn escape(text: &str) -> String {

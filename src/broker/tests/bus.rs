@@ -16,8 +16,8 @@ use crate::authority::{
     Format, PeerFacts, PeerLimits, Policy, PolicySnapshot, ProcessFacts, Source, UserDirectory,
 };
 use crate::broker::{
-    Bounds, Broker, BrokerSettings, CallId, FirstOfItem, Narrowing, Observed, Output, Run, Served, Swept,
-    is_local, serve,
+    Bounds, Broker, BrokerSettings, CallId, CallRecord, FirstOfItem, Narrowing, Observed, Output, Run,
+    Served, Swept, is_local, serve,
 };
 use crate::commands::CommandTable;
 use crate::ipc::{Channel, Command, Outcome, PeerId, Response};
@@ -91,6 +91,8 @@ pub(super) struct Bus {
     pub(super) local_ends: BTreeMap<u64, Vec<End>>,
     /// What was let be observed of calls.
     pub(super) observed: Vec<String>,
+    /// What a monitor was told.
+    pub(super) records: Vec<CallRecord>,
     /// Bytes that each peer leaves unread.
     pub(super) unread: usize,
     /// Peers that wait for what is left to them; [`narrow`](Bus::narrow) finds it.
@@ -163,6 +165,7 @@ impl Bus {
             suppressed: Vec::new(),
             local_ends: BTreeMap::new(),
             observed: Vec::new(),
+            records: Vec::new(),
             unread: 0,
             narrowing: VecDeque::new(),
         }
@@ -517,6 +520,7 @@ impl Bus {
                 self.denials.push(explanation);
                 self.suppressed.push(suppressed);
             }
+            Observed::Called(record) => self.records.push(*record),
             Observed::Started { command, bytes, .. } => {
                 self.observed.push(format!("{command} {bytes} bytes"));
             }

@@ -97,6 +97,49 @@ fn calls_are_observed_only_while_somebody_watches() {
 }
 
 #[test]
+fn calls_are_recorded_only_while_somebody_monitors_and_once_each() {
+    let mut bus = Bus::new();
+    let ana = bus.connect(1000).unwrap();
+    bus.call(ana, "t.slow", 10);
+    assert!(bus.running[0].timing.is_none(), "nothing is carried for a monitor that is not there");
+    bus.broker.monitor(true);
+    bus.complete_oldest(done());
+    assert!(bus.records.is_empty(), "it began before");
+
+    bus.call(ana, "t.slow", 10);
+    bus.advance(Duration::from_millis(3));
+    bus.complete_oldest(done());
+    let cancelled = bus.call(ana, "t.slow", 0);
+    bus.cancel(ana, cancelled);
+    bus.complete_oldest(done());
+    bus.call(ana, "t.nothing", 5);
+    let eve = bus.connect(1001).unwrap();
+    bus.call(eve, "t.slow", 7);
+    let told: Vec<_> = bus
+        .records
+        .iter()
+        .map(|r| (r.peer.uid, r.command.as_str(), r.code, r.bytes_in, r.bytes_out, r.place.is_some()))
+        .collect();
+    let (gone, denied) = (Some(ErrorCode::Cancelled), Some(ErrorCode::PermissionDenied));
+    assert_eq!(
+        told[..2],
+        [(1000, "t.slow", None, 10, 4, true), (1000, "t.slow", gone, 0, 0, true)],
+        "the late end of the handler is none of the call"
+    );
+    assert_eq!((told[2].1, told[2].5), ("t.nothing", false));
+    assert_eq!(told[3], (1001, "t.slow", denied, 7, 0, false));
+    let spent = bus.records[0].transfer + bus.records[0].queue + bus.records[0].handler;
+    assert_eq!(spent, Duration::from_millis(3), "all of its time, and no more");
+
+    bus.broker.monitor(false);
+    bus.call(ana, "t.slow", 10);
+    assert!(bus.running[0].timing.is_none());
+    bus.complete_oldest(done());
+    assert_eq!(bus.records.len(), 4);
+    assert_idle(&bus);
+}
+
+#[test]
 fn a_denied_message_is_not_kept_while_the_rest_of_it_arrives() {
     let mut bus = Bus::new();
     let eve = bus.connect(1001).unwrap();

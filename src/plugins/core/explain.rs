@@ -226,7 +226,7 @@ fn add(object: &mut Value, fields: [(&'static str, Value); 2]) {
 }
 
 /// An argument that may be left out.
-fn argument<T: DeserializeOwned>(
+pub(super) fn argument<T: DeserializeOwned>(
     message: &InvokeMessage,
     command: &'static str,
     key: &'static str,
@@ -234,6 +234,6 @@ fn argument<T: DeserializeOwned>(
     Option::from_command(CommandItem { name: command, key, message })
 }
 
-fn invalid(text: impl Into<String>) -> Fault {
+pub(super) fn invalid(text: impl Into<String>) -> Fault {
     Fault::refusal(ErrorCode::InvalidArgument, text)
 }

@@ -1,0 +1,140 @@
+//! What a monitor is told of calls: one record a call, when it ends at its caller. Bodies and arguments are in none.
+//!
+//! While nobody monitors, a call carries an empty `Option` and nothing is noted of it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use invoked_proto::Text;
+use invoked_proto::registry::ErrorCode;
+
+use super::output::{Observed, Output, Place};
+use super::{Broker, PeerState};
+use crate::ipc::{Peer, PeerId};
+
+/// A call that ended at its caller, or was refused.
+#[derive(Debug, Clone)]
+pub(crate) struct CallRecord {
+    /// The caller.
+    pub(crate) peer: Arc<Peer>,
+    /// What it called.
+    pub(crate) command: Text,
+    /// How it ended; `None` for a result.
+    pub(crate) code: Option<ErrorCode>,
+    /// Bytes of its message, as announced.
+    pub(crate) bytes_in: u64,
+    /// Bytes of the answer.
+    pub(crate) bytes_out: u64,
+    /// Where its handler ran; `None` if none did.
+    pub(crate) place: Option<Place>,
+    /// From its first byte to its last.
+    pub(crate) transfer: Duration,
+    /// From there until its handler began.
+    pub(crate) queue: Duration,
+    /// From there to its end.
+    pub(crate) handler: Duration,
+}
+
+/// When a handler ran, as whoever runs it says.
+#[derive(Debug, Default)]
+pub(crate) struct Timing {
+    began: OnceLock<Instant>,
+    ended: OnceLock<Instant>,
+}
+
+impl Timing {
+    /// The handler begins now.
+    pub(crate) fn begin(&self) {
+        self.began.get_or_init(Instant::now);
+    }
+
+    /// It has ended. Said where the end comes to the broker with the time of the beginning.
+    pub(crate) fn end(&self) {
+        self.ended.get_or_init(Instant::now);
+    }
+}
+
+/// What is noted of a call that is under way.
+#[derive(Debug)]
+pub(super) struct Noted {
+    peer: Arc<Peer>,
+    command: Text,
+    bytes_in: u64,
+    started: Instant,
+    /// When the message was whole, and where the handler was to run.
+    dispatched: Option<(Instant, Place)>,
+    timing: Arc<Timing>,
+}
+
+impl Broker {
+    /// Lets each call be recorded from now on, or not any more.
+    pub(crate) fn monitor(&mut self, monitored: bool) {
+        self.monitored = monitored;
+    }
+
+    /// What is to be noted of a call that comes now; `None` while nobody monitors.
+    pub(super) fn note_call(
+        &self,
+        now: Instant,
+        peer: PeerId,
+        command: &Text,
+        bytes_in: u64,
+    ) -> Option<Box<Noted>> {
+        if !self.monitored {
+            return None;
+        }
+        let PeerState { peer, .. } = self.peers.get(&peer)?;
+        Some(Box::new(Noted {
+            peer: Arc::clone(peer),
+            command: command.detach(),
+            bytes_in,
+            started: now,
+            dispatched: None,
+            timing: Arc::default(),
+        }))
+    }
+
+    /// A call ended.
+    pub(super) fn tell_monitor(
+        &mut self,
+        now: Instant,
+        noted: Option<Box<Noted>>,
+        code: Option<ErrorCode>,
+        bytes_out: u64,
+    ) {
+        if let Some(noted) = noted {
+            let record = noted.record(now, code, bytes_out);
+            self.outputs.push_back(Output::Observed(Observed::Called(Box::new(record))));
+        }
+    }
+}
+
+impl Noted {
+    /// The message is whole, and goes to its handler, which is to say when it runs.
+    pub(super) fn dispatch(&mut self, now: Instant, place: Place) -> Arc<Timing> {
+        self.dispatched = Some((now, place));
+        Arc::clone(&self.timing)
+    }
+
+    fn record(self, now: Instant, code: Option<ErrorCode>, bytes_out: u64) -> CallRecord {
+        let Noted { peer, command, bytes_in, started, dispatched, timing } = self;
+        let (whole, place) = match dispatched {
+            Some((at, place)) => (at, Some(place)),
+            None => (now, None),
+        };
+        let ended = timing.ended.get().copied().unwrap_or(now).max(whole);
+        // One that was given up before it ran has spent all its time in the queue.
+        let began = timing.began.get().copied().unwrap_or(ended).clamp(whole, ended);
+        CallRecord {
+            peer,
+            command,
+            code,
+            bytes_in,
+            bytes_out,
+            place,
+            transfer: whole.saturating_duration_since(started),
+            queue: began.saturating_duration_since(whole),
+            handler: ended.saturating_duration_since(began),
+        }
+    }
+}

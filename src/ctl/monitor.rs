@@ -1,0 +1,116 @@
+//! `invokectl monitor`: each call that the daemon serves, as it ends.
+
+use std::time::Duration;
+
+use invoked_client::{Overflow, Update};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::args::{Global, MonitorArgs};
+use super::connection::connect;
+use super::failure::Failure;
+use super::output::Output;
+use super::time::utc;
+
+/// What the daemon tells of a call.
+#[derive(Debug, Deserialize)]
+struct Record {
+    at_ms: Option<u64>,
+    uid: u32,
+    user: Option<String>,
+    pid: Option<u32>,
+    command: String,
+    outcome: String,
+    bytes_in: u64,
+    bytes_out: u64,
+    runs: Option<String>,
+    transfer_us: u64,
+    queue_us: u64,
+    handler_us: u64,
+}
+
+pub(super) fn run(global: &Global, args: &MonitorArgs, output: &Output) -> Result<(), Failure> {
+    let client = connect(global)?;
+    let (call, calls) = client.call("core.monitor").open_subscription(Overflow::DropOldest);
+    let wanted = json!({
+        "calls": calls.placeholder(),
+        "command": args.command,
+        "peer": args.peer,
+        "outcome": args.outcome,
+    });
+    call.args(&wanted).send().map_err(|error| Failure::for_operators(error, None))?;
+    output.note("each call as it ends, until Ctrl-C");
+    for update in calls {
+        match update? {
+            Update::Item(item) => tell(&item.json()?, output)?,
+            Update::Lagged(count) if output.is_json() => output.object(&json!({ "lagged": count }))?,
+            Update::Lagged(count) => output.text(&format!("… {count} calls are left out here"))?,
+        }
+    }
+    Ok(())
+}
+
+fn tell(record: &Value, output: &Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.object(record);
+    }
+    match Record::deserialize(record) {
+        Ok(record) => output.text(&record.shown()),
+        // Of a daemon that tells it in another form.
+        Err(_) => output.text(&record.to_string()),
+    }
+}
+
+impl Record {
+    /// All of it on one line.
+    fn shown(&self) -> String {
+        let Record { uid, user, pid, command, outcome, bytes_in, bytes_out, runs, .. } = self;
+        let mut text = self.at_ms.map_or_else(|| "?".to_owned(), utc);
+        text.push_str(&format!("  uid={uid}"));
+        text.extend(user.iter().map(|user| format!("({user})")));
+        text.extend(pid.iter().map(|pid| format!(" pid={pid}")));
+        text.push_str(&format!("  {command}  {outcome}  {bytes_in} B in, {bytes_out} B out  "));
+        match runs {
+            None => text.push_str("not run"),
+            Some(runs) => {
+                let [transfer, queue, handler] =
+                    [self.transfer_us, self.queue_us, self.handler_us].map(Duration::from_micros);
+                text.push_str(&format!(
+                    "{runs}: transfer {transfer:?}, queue {queue:?}, handler {handler:?}"
+                ));
+            }
+        }
+        // It is one line, whatever a peer has sent.
+        text.replace(['\n', '\t'], " ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Record;
+
+    #[test]
+    fn a_call_is_one_line_with_its_time_split() {
+        let mut record = Record {
+            at_ms: Some(951_782_399_000),
+            uid: 1000,
+            user: Some("ana".to_owned()),
+            pid: Some(42),
+            command: "fs.read_file".to_owned(),
+            outcome: "ok".to_owned(),
+            bytes_in: 30,
+            bytes_out: 4096,
+            runs: Some("pool".to_owned()),
+            transfer_us: 0,
+            queue_us: 40,
+            handler_us: 1500,
+        };
+        assert_eq!(
+            record.shown(),
+            "2000-02-28 23:59:59Z  uid=1000(ana) pid=42  fs.read_file  ok  30 B in, 4096 B out  \
+             pool: transfer 0ns, queue 40µs, handler 1.5ms"
+        );
+        (record.runs, record.command) = (None, "a\nb".to_owned());
+        assert!(record.shown().ends_with("  a b  ok  30 B in, 4096 B out  not run"), "{}", record.shown());
+    }
+}

@@ -1,0 +1,89 @@
+//! `invokectl monitor`: each call as it ends, to who operates the daemon.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::world::{Daemon, Following};
+
+/// The first line that is told while `words` are typed again and again: a monitor sees what comes after it has begun.
+fn first(daemon: &Daemon, following: &mut Following, words: &[&str], code: i32) -> Value {
+    let told = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !told.load(Ordering::Relaxed) {
+                daemon.ctl(words).expect(code);
+            }
+        });
+        let line = following.line();
+        told.store(true, Ordering::Relaxed);
+        line
+    })
+}
+
+#[test]
+fn a_call_is_told_with_where_its_time_went_and_without_its_arguments() {
+    let daemon = Daemon::start();
+    let mut following = daemon.follow(&["-j", "monitor", "--command", "core.e*"]);
+    let line = first(&daemon, &mut following, &["call", "core.echo", "word=hunter2"], 0);
+    let keys: Vec<&str> = line.as_object().expect("an object").keys().map(String::as_str).collect();
+    let documented = [
+        "at_ms",
+        "bytes_in",
+        "bytes_out",
+        "command",
+        "connection",
+        "handler_us",
+        "lane",
+        "outcome",
+        "pid",
+        "queue_us",
+        "runs",
+        "transfer_us",
+        "uid",
+        "user",
+    ];
+    assert_eq!(keys, documented, "docs/invokectl.md lists them");
+    assert!(!line.to_string().contains("hunter2"), "{line}");
+    let body = r#"{"word":"hunter2"}"#.len();
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&json!(body), &json!(body)));
+    assert_eq!((&line["command"], &line["outcome"]), (&json!("core.echo"), &json!("ok")));
+    assert_eq!((&line["runs"], &line["lane"]), (&json!("inline"), &json!("inline")));
+}
+
+#[test]
+fn a_handler_elsewhere_has_a_time_in_the_queue_and_one_of_its_own() {
+    let daemon = Daemon::start();
+    let mut following = daemon.follow(&["-j", "monitor", "--command", "bench.count", "--outcome", "ok"]);
+    let call = ["call", "bench.count", "items:=2000", "size:=0", "--channel", "to", "-o", "/dev/null"];
+    let line = first(&daemon, &mut following, &call, 0);
+    assert_eq!((&line["command"], &line["runs"]), (&json!("bench.count"), &json!("pool")));
+    assert!(line["handler_us"].as_u64() > Some(0), "2000 items take some time: {line}");
+}
+
+#[test]
+fn calls_that_are_refused_are_told_and_others_are_filtered_out() {
+    let daemon = Daemon::start();
+    let words = ["-j", "monitor", "--outcome", "permission_denied"];
+    let mut following = daemon.follow(&words);
+    let line = first(&daemon, &mut following, &["call", "fs.read_file", "path=/etc/passwd"], 3);
+    assert_eq!((&line["command"], &line["outcome"]), (&json!("fs.read_file"), &json!("permission_denied")));
+    assert!(!line.to_string().contains("passwd"), "a path is an argument: {line}");
+    daemon.ctl(&["call", "core.ping"]).expect(0);
+    let next = first(&daemon, &mut following, &["call", "fs.metadata", "path=/etc/passwd"], 3);
+    assert_eq!(next["outcome"], "permission_denied", "{next}");
+}
+
+#[test]
+fn what_can_not_be_asked_is_refused_with_what_can() {
+    let daemon = Daemon::start();
+    for (words, hint) in [
+        (["monitor", "--outcome", "bad"], "ok, error or the name of a code"),
+        (["monitor", "--peer", "exe=/usr/bin/x"], "uid, user, pid and connection"),
+        (["monitor", "--command", "fs.[a"], "`command`"),
+        (["call", "core.monitor", "--channel=calls"], "drop_oldest or latest"),
+    ] {
+        let ended = daemon.ctl(&words).expect(9);
+        assert!(ended.stderr.contains(hint), "{}", ended.stderr);
+    }
+}
