@@ -39,8 +39,8 @@ impl Drop for Daemon {
 }
 
 impl Session {
-    /// Clones HEAD and builds it. What was compiled for this test run already, dependencies above all, is not compiled
-    /// again: the clone's build directory is that of the workspace; its programs go elsewhere.
+    /// Clones HEAD and builds it. Its build directory is its own, and stays for the next run: in that of the workspace the
+    /// clone's packages have the same places as the workspace's, and cargo would take the ones for the others.
     pub(crate) fn on_a_clean_clone() -> Self {
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let lock = File::create(temporary.join("readme.lock")).expect("a lock file");
@@ -178,10 +178,7 @@ impl Session {
         shell
             .env("PATH", format!("{}:{}:{path}", programs.display(), cargo.display()))
             .env("CARGO_TARGET_DIR", self.clone.join("target"))
-            .env(
-                "CARGO_BUILD_BUILD_DIR",
-                Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target directory"),
-            )
+            .env("CARGO_BUILD_BUILD_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme-build"))
             .env("CARGO_TERM_QUIET", "true")
             .env("INVOKED_ADDRESS", format!("unix:{}/run/invoked.sock", self.place.path().display()))
             .env("XDG_CONFIG_HOME", self.place.path().join("config"))
