@@ -43,14 +43,14 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    /// The handler begins now.
-    pub(crate) fn begin(&self) {
-        self.began.get_or_init(Instant::now);
+    /// The handler begins.
+    pub(crate) fn begin(&self, now: Instant) {
+        self.began.get_or_init(|| now);
     }
 
     /// It has ended. Said where the end comes to the broker with the time of the beginning.
-    pub(crate) fn end(&self) {
-        self.ended.get_or_init(Instant::now);
+    pub(crate) fn end(&self, now: Instant) {
+        self.ended.get_or_init(|| now);
     }
 }
 

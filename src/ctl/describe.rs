@@ -84,6 +84,8 @@ impl Argument {
         let kind = kind.rsplit("::").next().unwrap_or(kind).trim_start_matches('&');
         match kind {
             "Channel" => format!("--channel {key}"),
+            // Of a command that waits for nobody.
+            "Subscription" => format!("--channel {key}=drop_oldest"),
             "ChannelReader" => format!("--lines {key}"),
             "String" | "str" | "PathBuf" | "Path" | "char" if key == "path" => format!("{key}=$PWD/FILE"),
             "String" | "str" | "PathBuf" | "Path" | "char" => format!("{key}=TEXT"),
@@ -122,6 +124,7 @@ mod tests {
                 argument("index", "Option<u32>", true),
                 argument("lines", "ChannelReader<String>", false),
                 argument("onEvent", "tauri::ipc::Channel<my::Event>", false),
+                argument("news", "Subscription", false),
             ],
             body: "arguments".to_owned(),
             runs: "inline".to_owned(),
@@ -129,7 +132,7 @@ mod tests {
             permission: "x:allow-y".to_owned(),
         };
         let text = described.for_people("invokectl -a unix:/s");
-        let line = "invokectl -a unix:/s call x.y path=$PWD/FILE name=TEXT len:=64 wide:=true tags:=JSON picture@FILE --lines lines --channel onEvent";
+        let line = "invokectl -a unix:/s call x.y path=$PWD/FILE name=TEXT len:=64 wide:=true tags:=JSON picture@FILE --lines lines --channel onEvent --channel news=drop_oldest";
         assert_eq!(text.lines().last(), Some(line));
         assert!(text.contains("index: Option<u32>, optional"));
         assert!(text.contains("permission  x:allow-y; its scope"));

@@ -79,7 +79,7 @@ pub fn plugin(config: &Config) -> Plugin {
                      as fs.*, matches, of `peer` (`uid`, `user`, `pid` or `connection`), and that ended with `outcome` (ok, \
                      error, or a code as permission_denied).",
                 )
-                .argument(Argument { key: "calls", kind: "Channel", optional: false })
+                .argument(Argument { key: "calls", kind: "Subscription", optional: false })
                 .argument(argument("command", "String"))
                 .argument(argument("peer", "PeerQuestion"))
                 .argument(argument("outcome", "String")),

@@ -87,7 +87,7 @@ fn watch_command() -> Command {
     Command::blocking("watch", move |message| watch::watch(&watches, message))
         .docs("Tells on the channel `events` what changes at `path`, or in it if it is a directory.\n\nIt is answered at once; the channel lives on until its reader leaves. Each change is {kind, path}, the kinds are created, modified, removed, renamed (with `from`) and rescan, which says that changes were lost. The scopes of the grant decide on `path`, and on each path that is told.")
         .argument(Argument { key: "path", kind: "String", optional: false })
-        .argument(Argument { key: "events", kind: "Channel", optional: false })
+        .argument(Argument { key: "events", kind: "Subscription", optional: false })
         .asks_scopes(question)
 }
 

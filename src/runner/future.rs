@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use super::panicked;
 use crate::broker::Timing;
@@ -33,7 +34,7 @@ impl Guarded {
 pub(super) fn timed(future: OutcomeFuture, timing: Option<Arc<Timing>>) -> OutcomeFuture {
     let Some(timing) = timing else { return future };
     Box::pin(async move {
-        timing.begin();
+        timing.begin(Instant::now());
         future.await
     })
 }

@@ -257,9 +257,9 @@ fn note_time(command: &RegisteredCommand, start: Instant) {
 }
 
 /// Says when a handler runs, to whoever wants to know.
-fn note(timing: Option<&Timing>, what: fn(&Timing)) {
+fn note(timing: Option<&Timing>, what: fn(&Timing, Instant)) {
     if let Some(timing) = timing {
-        what(timing);
+        what(timing, Instant::now());
     }
 }
 

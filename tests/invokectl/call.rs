@@ -248,4 +248,7 @@ fn describe_tells_of_channels() {
     assert!(ended.text().contains("to: Channel\n"), "{}", ended.text());
     let line = ended.text().lines().last().unwrap_or_default().to_owned();
     assert!(line.ends_with("call bench.count items:=64 size:=64 --channel to"), "{line}");
+    let ended = daemon.ctl(&["describe", "fs.watch"]).expect(0);
+    let line = ended.text().lines().last().unwrap_or_default().to_owned();
+    assert!(line.ends_with("call fs.watch path=$PWD/FILE --channel events=drop_oldest"), "{line}");
 }
