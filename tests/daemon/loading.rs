@@ -11,6 +11,9 @@ use crate::harness::Start;
 
 const CAPABILITIES: usize = 10_000;
 
+/// Peers that connect to it.
+const PEERS: usize = 500;
+
 /// Capabilities of one file.
 const PER_FILE: usize = 100;
 
@@ -80,5 +83,13 @@ fn a_large_policy_is_loaded_while_peers_are_answered() {
             // Were the policy read, compiled or dropped on the loop, one ping would wait for that.
             assert!(longest * 3 < took, "a ping waited {longest:?} while a policy was loaded for {took:?}");
         }
+        // What it gives a peer that connects is found among all of them, and not on the loop either.
+        let asked = Instant::now();
+        let peers: Vec<_> = (0..PEERS).map(|_| daemon.client()).collect();
+        for peer in &peers {
+            assert_eq!(peer.invoke::<Value>("core.ping", &Value::Null).unwrap(), "pong");
+        }
+        let (took, longest) = (asked.elapsed(), longest.take());
+        assert!(longest * 3 < took, "a ping waited {longest:?} while {PEERS} peers connected in {took:?}");
     });
 }

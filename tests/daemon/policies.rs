@@ -116,9 +116,9 @@ fn files_of_tauri_load_when_asked_for() {
     assert!(stderr.contains("--tauri-compat") && stderr.contains("dialog:default"), "{stderr}");
     let daemon = Start::dev().capability("a.toml", &file).flag("--tauri-compat").run();
     assert!(can_echo(&daemon.client()));
-    assert!(daemon.log().contains("no plugin \"dialog\" is here"), "{}", daemon.log());
+    daemon.await_line(0, &["no plugin \"dialog\" is here"]);
     let told = Start::dev().config("[policy]\ntauri_compat = true\n").capability("a.toml", &file).run();
-    assert!(told.log().contains("grants nothing"), "{}", told.log());
+    told.await_line(0, &["grants nothing"]);
 }
 
 #[test]
