@@ -116,3 +116,47 @@ pub(crate) fn glob(tokens: &[Token], text: &str) -> bool {
         retry = Some((after, from));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Token, glob, tokens};
+
+    fn matches(pattern: &str, text: &str) -> bool {
+        glob(&tokens(pattern).expect("a pattern"), text)
+    }
+
+    #[test]
+    fn a_star_is_any_number_and_a_question_mark_one() {
+        for (pattern, text) in [("*", ""), ("a*", "a"), ("a*c", "abbc"), ("*a*b", "xaayb"), ("a?c", "aäc")] {
+            assert!(matches(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in [("", "a"), ("a?", "a"), ("a*c", "ab"), ("*ab", "aab "), ("a", "A")] {
+            assert!(!matches(pattern, text), "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_class_is_its_ranges_or_all_else() {
+        for (pattern, text) in
+            [("[abc]", "b"), ("[a-c]", "a"), ("[a-c]", "c"), ("[a-a]", "a"), ("[!a-c]", "d")]
+        {
+            assert!(matches(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in [("[abc]", "d"), ("[a-c]", "-"), ("[a-a]", "b"), ("[!a-c]", "b"), ("[!a]", "")]
+        {
+            assert!(!matches(pattern, text), "{pattern} {text}");
+        }
+        // The first bracket, and a dash at an end, stand for themselves.
+        assert!(matches("[]a]", "]") && matches("[a-]", "-") && matches("[-a]", "-"));
+        for open in ["[", "[a", "[!", "[]", "[c-a]"] {
+            assert!(tokens(open).is_err(), "{open}");
+        }
+    }
+
+    #[test]
+    fn a_character_and_a_class_of_one_are_literal_but_for_a_dot() {
+        let literal = |pattern: &str| tokens(pattern).expect("a pattern").first().and_then(Token::literal);
+        assert_eq!(["a", ".", "[*]", "[[]", "[a-a]"].map(literal), ['a', '.', '*', '[', 'a'].map(Some));
+        assert_eq!(["[.]", "[ab]", "[a-b]", "[!a]", "?", "*"].map(literal), [None; 6]);
+    }
+}
