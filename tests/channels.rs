@@ -6,6 +6,7 @@ extern crate invoked as tauri;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crossbeam_channel::select;
 use invoked_client::{Address, Client, ErrorCode, Options, Overflow, Update, blocking};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -362,6 +363,50 @@ fn a_handler_is_told_why_its_channel_ended() {
     assert!(end.is_deadline() || end.is_cancelled(), "{end}");
     let code = told();
     assert!(matches!(code, ErrorCode::DeadlineExceeded | ErrorCode::Cancelled), "{code}");
+}
+
+#[test]
+fn a_thread_waits_on_two_channels_at_once() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let (flood, numbers) = client.call("flood").arg("count", 5000).channel("onNumber");
+    let (told, ends) = client.call("wait_for_the_end").channel("to");
+    let (flood, told) = (flood.start().unwrap(), told.start().unwrap());
+    let (numbers, ends) = (numbers.into_receiver(4).unwrap(), ends.into_receiver(0).unwrap());
+    let mut next = 0;
+    loop {
+        select! {
+            recv(numbers) -> number => match number {
+                Ok(number) => assert_eq!(number.unwrap().json::<u64>().unwrap(), next),
+                Err(_) => break,
+            },
+            recv(ends) -> end => panic!("nothing is sent there: {end:?}"),
+        }
+        next += 1;
+    }
+    assert_eq!(next, 5000);
+    flood.wait().unwrap();
+    // While its thread waits for an item.
+    drop(ends);
+    assert_eq!(daemon.told.recv_timeout(Duration::from_secs(60)).unwrap(), ErrorCode::Cancelled);
+    told.wait().unwrap();
+}
+
+#[test]
+fn a_receiver_tells_of_news_left_out_and_how_its_channel_ended() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let (call, numbers) = client.call("flood").arg("count", 20_000).subscribe("onNumber", Overflow::Latest);
+    let call = call.start().unwrap();
+    let updates = numbers.into_receiver(1).unwrap();
+    let (received, last) = counted(updates.iter().map(Result::unwrap), 20_000);
+    assert!(received >= 1);
+    assert_eq!(last, Some(19_999));
+    call.wait().unwrap();
+    let (call, done) = client.call("nested").channel("unused");
+    drop(call);
+    let done = done.into_receiver(1).unwrap();
+    assert!(done.recv().is_err(), "its call was never sent");
 }
 
 #[test]

@@ -44,6 +44,10 @@ impl Items {
         crate::request::placeholder(self.index)
     }
 
+    pub(super) fn slot(&self) -> Arc<Slot<Link>> {
+        Arc::clone(&self.slot)
+    }
+
     fn take(&mut self, deadline: Option<Instant>) -> Option<Result<Item, Error>> {
         loop {
             match self.take_update(deadline)? {
@@ -98,6 +102,10 @@ pub struct Subscription(Items);
 impl Subscription {
     pub(super) fn new(index: u32, slot: Arc<Slot<Link>>) -> Self {
         Subscription(Items::new(index, slot))
+    }
+
+    pub(super) fn slot(&self) -> Arc<Slot<Link>> {
+        self.0.slot()
     }
 
     /// Waits for what comes next for as long as `timeout`.

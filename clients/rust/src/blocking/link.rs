@@ -2,7 +2,7 @@
 //!
 //! Leader and follower: of the threads that wait, one at a time reads the socket (it has taken the read buffer out of the
 //! state) and hands the others what is theirs; when its own answer comes, it puts the buffer back and wakes another. So a
-//! single thread makes a call with one `sendmsg` and one `recvmsg`, and no thread of the library's own exists.
+//! single thread makes a call with one `sendmsg` and one `recvmsg`, and no thread of the library's own takes part.
 //!
 //! Each thread that runs looks at the whole state again, takes a role that is free, and on leaving wakes one that waits if a
 //! role is still free ([`State::nudge`]). That, and that nobody sleeps without being in `parked`, is why nobody is forgotten.

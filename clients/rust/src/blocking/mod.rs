@@ -1,7 +1,8 @@
-//! The client for threads: no runtime, no thread of its own.
+//! The client for threads: no runtime, and no thread of its own but for a [`Receiver`].
 
 mod items;
 mod link;
+mod receiver;
 mod sender;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::items::{Items, Subscription};
 use self::link::Link;
+pub use self::receiver::Receiver;
 pub use self::sender::ItemSender;
 use crate::core::StreamId;
 use crate::dial::ConnectionInfo;

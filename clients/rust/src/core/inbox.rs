@@ -126,6 +126,8 @@ impl<A, W> Core<A, W> {
         if let Some(inbox) = self.inboxes.remove(&key)
             && inbox.end.is_none()
         {
+            // Another thread may wait for what will not come.
+            self.woken.extend(inbox.waiter);
             self.connection.stop_channel(key.0, key.1);
         }
     }
