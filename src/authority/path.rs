@@ -274,6 +274,14 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_has_its_longest_length_and_no_more() {
+        let pattern = |len: usize| json!(format!("/{}", "a".repeat(len - 1)));
+        let parse = |len| PathScope::parse(&pattern(len), ScopeRole::Allow, &context("/home/ana"));
+        assert!(parse(super::MAX_PATTERN_LEN).is_ok());
+        assert!(parse(super::MAX_PATTERN_LEN + 1).unwrap_err().to_string().contains("longer than 4096"));
+    }
+
+    #[test]
     fn patterns_match_components() {
         for (pattern, yes, no) in [
             ("/", &["/", "//"][..], &["/a"][..]),
