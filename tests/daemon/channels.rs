@@ -99,13 +99,23 @@ fn a_peer_that_gives_no_credit_of_the_connection_back_is_disconnected() {
     watch.finish(&mut daemon, "no credit of the connection");
 }
 
+/// Calls that are opened and cancelled at once; a million, say, where `INVOKED_TEST_FLOOD` says so.
+fn flood() -> usize {
+    let wanted = std::env::var("INVOKED_TEST_FLOOD").ok();
+    wanted.map_or(20_000, |text| text.parse().expect("INVOKED_TEST_FLOOD is a number"))
+}
+
 #[test]
-fn channels_opened_and_dropped_without_end_leave_nothing() {
-    let mut daemon = Start::dev().run();
+fn calls_opened_and_cancelled_without_end_leave_nothing_and_run_within_the_limit() {
+    const POOL: u64 = 8;
+    const QUEUE: u64 = 64;
+    let config = format!("[runtime]\npool_threads = {POOL}\npool_queue = {QUEUE}\n");
+    let mut daemon = Start::dev().config(&config).run();
     let watch = Watch::start(&daemon);
-    let flood = |times: usize| {
+    let total = flood();
+    let flood = || {
         let client = invoked_client::blocking::Client::connect(daemon.place().options()).unwrap();
-        for _ in 0..times {
+        for _ in 0..total / 4 {
             let call = client.call("bench.count").arg("items", FOREVER).arg("size", 100);
             let (call, items) = call.channel("to");
             match call.start() {
@@ -118,12 +128,20 @@ fn channels_opened_and_dropped_without_end_leave_nothing() {
             }
         }
     };
+    let mut most = 0;
     std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| flood(500));
+        let floods: Vec<_> = (0..4).map(|_| scope.spawn(flood)).collect();
+        while floods.iter().any(|flood| !flood.is_finished()) {
+            let stats = stats(watch.operator());
+            let running = stats["handlers_elsewhere"].as_u64().unwrap();
+            assert!(running <= POOL + QUEUE, "{running} handlers: {stats}");
+            most = most.max(running);
         }
     });
-    watch.finish(&mut daemon, "channels opened and dropped");
+    assert!(most > 0, "no handler was seen");
+    let stats = stats(watch.operator());
+    assert!(stats["abandoned"].as_u64() > Some(0), "none was cancelled while it ran: {stats}");
+    watch.finish(&mut daemon, "calls opened and cancelled");
 }
 
 #[test]
