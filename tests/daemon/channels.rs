@@ -1,6 +1,6 @@
 //! Channels against peers that take nothing, give nothing back, or leave.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use invoked_client::ErrorCode;
@@ -144,24 +144,82 @@ fn calls_opened_and_cancelled_without_end_leave_nothing_and_run_within_the_limit
     watch.finish(&mut daemon, "calls opened and cancelled");
 }
 
+/// How long a receiver pauses; 10 s, say, where `INVOKED_TEST_PAUSE` says so, in seconds.
+fn pause() -> Duration {
+    let wanted = std::env::var("INVOKED_TEST_PAUSE").ok();
+    Duration::from_secs(wanted.map_or(1, |text| text.parse().expect("INVOKED_TEST_PAUSE is a number")))
+}
+
+/// Pings until `done`, a hundred times at least; the longest of all but one in a hundred.
+fn p99(client: &invoked_client::blocking::Client, done: impl Fn() -> bool) -> Duration {
+    let mut waited = Vec::new();
+    while waited.len() < 100 || !done() {
+        let asked = Instant::now();
+        client.ping().unwrap();
+        waited.push(asked.elapsed());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    waited.sort_unstable();
+    waited[waited.len() * 99 / 100]
+}
+
+/// An item of 64 KiB each 4 ms is 16 MiB/s.
+const BETWEEN_ITEMS: Duration = Duration::from_millis(4);
+
+/// How much longer a ping may take beside a receiver that pauses, at its p99.
+const SLOWER: u32 = 5;
+
+/// Below this the machine decides and not the daemon: a time slice of something else.
+const SLICE: Duration = Duration::from_millis(2);
+
 #[test]
-fn a_receiver_that_pauses_gets_every_byte() {
+fn a_receiver_that_pauses_and_then_reads_slowly_gets_every_byte_and_holds_up_nobody() {
     let mut daemon = Start::dev().run();
     let watch = Watch::start(&daemon);
-    let before = daemon.resident();
+    let other = invoked_client::blocking::Client::connect(daemon.place().options()).unwrap();
     let client = invoked_client::blocking::Client::connect(daemon.place().options()).unwrap();
+    let begun = Instant::now();
+    let idle = p99(&other, || begun.elapsed() > Duration::from_secs(1));
+    let before = daemon.resident();
     let (call, mut items) =
         client.call("bench.count").arg("items", 1024).arg("size", 65_536).no_timeout().channel("to");
     let call = call.start().unwrap();
     assert_eq!(items.next().unwrap().unwrap().bytes().len(), 65_536);
     eventually("the sender waits", || stats(watch.operator())["item_bytes"].as_u64() > Some(0));
-    std::thread::sleep(Duration::from_millis(300));
-    let paused = daemon.resident();
-    assert!(paused < before + 8 * 1024, "{paused} KiB while its receiver pauses, and {before} KiB before");
-    let rest: usize = items.map(|item| item.unwrap().bytes().len()).sum();
+    let paused = Instant::now();
+    let while_paused = p99(&other, || paused.elapsed() > pause());
+    let most = std::cell::Cell::new(daemon.resident());
+    let (rest, while_reading) = std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            items
+                .map(|item| {
+                    std::thread::sleep(BETWEEN_ITEMS);
+                    item.unwrap().bytes().len()
+                })
+                .sum::<usize>()
+        });
+        let while_reading = p99(&other, || {
+            most.set(most.get().max(daemon.resident()));
+            reader.is_finished()
+        });
+        (reader.join().unwrap(), while_reading)
+    });
     assert_eq!(rest, 1023 * 65_536);
     assert_eq!(call.wait().unwrap().json::<u64>().unwrap(), 1024);
+    // What a uid's items may hold by default.
+    let most = most.get();
+    assert!(
+        most < before + 8 * 1024,
+        "{most} KiB while its receiver pauses or reads, and {before} KiB before"
+    );
+    let bound = idle.max(SLICE) * SLOWER;
+    let waited = while_paused.max(while_reading);
+    assert!(
+        waited < bound,
+        "p99 {while_paused:?} while it paused, {while_reading:?} while it read, {idle:?} idle"
+    );
     drop(client);
+    drop(other);
     watch.finish(&mut daemon, "a receiver that pauses");
 }
 
