@@ -339,6 +339,12 @@ impl<A, W> Core<A, W> {
         self.broken.is_none() && self.loss.is_none() && unsent()
     }
 
+    /// Bytes that the socket has not taken yet.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn unsent(&self) -> usize {
+        self.transmit.len() + self.connection.unsent().bytes
+    }
+
     /// Notes that the socket took `len` bytes of [`poll_transmit`](Self::poll_transmit).
     pub(crate) fn handle_written(&mut self, len: usize) {
         if len > 0 {

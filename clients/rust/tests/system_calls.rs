@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use daemon::Daemon;
+use invoked_client::Options;
 use invoked_client::blocking::Client;
 
 const ADDRESS: &str = "INVOKED_TEST_ADDRESS";
@@ -18,10 +19,11 @@ const BUSY_POLL: Duration = Duration::from_millis(1);
 /// The name of the test as which the traced process runs, for each way to wait.
 const WAITING: &str = "a_small_call_of_one_thread_is_one_write_and_one_read";
 const LOOKING: &str = "a_look_saves_the_waiting_read";
+const GATHERING: &str = "calls_of_many_tasks_share_writes_and_reads";
 
 #[test]
 fn a_small_call_of_one_thread_is_one_write_and_one_read() {
-    let Some(cost) = cost(WAITING, Duration::ZERO) else { return };
+    let Some(cost) = cost(WAITING, |calls| one_thread(calls, Duration::ZERO)) else { return };
     assert_eq!((cost.writes, cost.reads), (1000, 1000), "{cost:?}");
     // The harness and the allocator may differ by a few between runs, whatever the number of calls.
     assert!((2000 - 20..2000 + 20).contains(&cost.total), "{cost:?}");
@@ -29,7 +31,7 @@ fn a_small_call_of_one_thread_is_one_write_and_one_read() {
 
 #[test]
 fn a_look_saves_the_waiting_read() {
-    let Some(cost) = cost(LOOKING, BUSY_POLL) else { return };
+    let Some(cost) = cost(LOOKING, |calls| one_thread(calls, BUSY_POLL)) else { return };
     assert_eq!(cost.writes, 1000, "{cost:?}");
     assert!((-20..20).contains(&(cost.total - cost.writes - cost.reads - cost.yields)), "{cost:?}");
     // How often it looks hangs on what else runs, so this is of one run and not a difference. The first wait looks.
@@ -37,6 +39,14 @@ fn a_look_saves_the_waiting_read() {
     assert!(yields > 0, "it never looked: {cost:?}");
     // Each time that the processor is given away there is one read; those beyond are the reads that wait.
     assert!(reads - yields <= calls + 20, "{cost:?}");
+}
+
+#[test]
+fn calls_of_many_tasks_share_writes_and_reads() {
+    let Some(cost) = cost(GATHERING, |calls| many_tasks(calls / 20)) else { return };
+    // About ten of these calls fill a write. Those that find the driver awake, or are alone for once, go by themselves.
+    assert!(cost.writes <= 250, "{cost:?}");
+    assert!(cost.reads <= 500, "each read finds an answer, and the one after it none: {cost:?}");
 }
 
 /// One traced process.
@@ -65,9 +75,9 @@ struct Cost {
 
 /// The difference between two runs is what the calls between them cost; connecting, and the test harness, cancel out. `None` in
 /// the traced process, after its calls.
-fn cost(test: &str, busy_poll: Duration) -> Option<Cost> {
+fn cost(test: &str, caller: impl FnOnce(usize)) -> Option<Cost> {
     if let Ok(calls) = std::env::var(CALLS) {
-        caller(calls.parse().expect("a number"), busy_poll);
+        caller(calls.parse().expect("a number"));
         return None;
     }
     let daemon = Daemon::start();
@@ -86,14 +96,36 @@ fn cost(test: &str, busy_poll: Duration) -> Option<Cost> {
     })
 }
 
-fn caller(calls: usize, busy_poll: Duration) {
-    let path = std::env::var_os(ADDRESS).expect("given together");
-    let options = daemon::options(path.as_ref()).busy_poll(busy_poll);
+fn options() -> Options {
+    daemon::options(std::env::var_os(ADDRESS).expect("given together").as_ref())
+}
+
+fn one_thread(calls: usize, busy_poll: Duration) {
+    let options = options().busy_poll(busy_poll);
     let client = Client::connect(options).expect("there");
     for _ in 0..calls {
         let reply = client.call("test.echo").raw(vec![7; 64]).send().expect("echoed");
         assert_eq!(reply.bytes().len(), 64);
     }
+}
+
+/// Twenty tasks on one thread, each with a call in flight.
+fn many_tasks(calls_each: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let client = invoked_client::Client::connect(options()).await.expect("there");
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let client = client.clone();
+            tasks.spawn(async move {
+                for _ in 0..calls_each {
+                    let reply = client.call("test.echo").raw(vec![7; 64]).send().await.expect("echoed");
+                    assert_eq!(reply.bytes().len(), 64);
+                }
+            });
+        }
+        tasks.join_all().await;
+    });
 }
 
 /// System calls of a process that makes so many calls, by name.

@@ -1,8 +1,9 @@
 //! One connection of the async client, and the task that serves it.
 //!
-//! A caller's own task writes its call to the socket at once. The answer is read by the driver, one task per connection
-//! that ends with it: unlike a thread, a future that has been polled once may never be polled again, so no caller can be
-//! trusted to read for the others.
+//! A caller's own task writes its call to the socket at once, so that a single caller waits for no other task. What more
+//! is to be written before the driver has looked goes with the driver's next look, all in one write: where many tasks call,
+//! as many calls share a system call. Answers are read by the driver, one task per connection that ends with it: unlike a
+//! thread, a future that has been polled once may never be polled again, so no caller can be trusted to read for the others.
 //!
 //! The lock is held for moments and never across an await. Whoever is woken is woken outside of it.
 
@@ -55,7 +56,17 @@ struct State {
     greeter: Option<Waker>,
     /// Calls whose permits are taken for good until they end.
     open: usize,
+    /// Since the driver last looked, a caller has written: what others have to write goes together.
+    gathers: bool,
+    /// Of that there is something, and the driver lets the other tasks add to it first.
+    gathered: bool,
 }
+
+/// So much is gathered before it is written: about ten small calls, which the daemon serves while the next are gathered.
+/// With 64 calls of 64 bytes in flight and a processor for each side, 1 KiB gave 500 000 calls a second, 2 KiB 440 000,
+/// 4 KiB 220 000 (then each side waits for the other's whole batch), and no gathering 280 000; on one processor 280 000,
+/// 290 000, 290 000, and 180 000 without.
+const GATHERED_MAX: usize = 1024;
 
 impl Link {
     /// Connects and shakes hands.
@@ -221,7 +232,8 @@ impl Shared {
             let message = "the socket can't be watched by the runtime".to_owned();
             Error::no_connection(message, Retry::Useless, Some(error))
         })?;
-        let state = State { core, stream, driver: None, greeter: None, open: 0 };
+        let state =
+            State { core, stream, driver: None, greeter: None, open: 0, gathers: false, gathered: false };
         Ok(Shared { state: Mutex::new(state), slots: Semaphore::new(0) })
     }
 
@@ -257,10 +269,10 @@ impl Shared {
         let mut news = News::default();
         let mut state = self.lock();
         let result = change(&mut state);
-        state.flush();
+        state.flush_or_gather();
         state.settle(&mut news);
         if state.core.has_output() {
-            // The socket is full; the driver waits for room.
+            // The socket is full, or more may come; the driver sees to it.
             news.woken.extend(state.driver.take());
         }
         drop(state);
@@ -309,6 +321,19 @@ impl State {
         }
     }
 
+    /// Writes what a caller has to say, or leaves it to the driver.
+    fn flush_or_gather(&mut self) {
+        if !self.core.has_output() {
+            return;
+        }
+        if self.gathers && self.core.unsent() <= GATHERED_MAX {
+            self.gathered = true;
+        } else {
+            self.gathers = true;
+            self.flush();
+        }
+    }
+
     /// Writes what waits, as far as the socket takes it.
     fn flush(&mut self) {
         let State { core, stream, .. } = self;
@@ -337,6 +362,12 @@ impl Driver {
     fn advance(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
+        if std::mem::take(&mut state.gathered) {
+            // Woken by a task of its own worker, it runs before those that are ready: they come first, and then it.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        state.gathers = false;
         loop {
             state.flush();
             if state.core.is_lost() {
