@@ -47,19 +47,32 @@ impl BusyPoll {
     /// Looks, if it is worth it, until `attempt` gives something or the time is over. The processor is given away before each
     /// attempt.
     pub fn look<T>(&mut self, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
-        if !self.is_due() {
-            return None;
-        }
-        let start = Instant::now();
-        loop {
+        let mut look = self.begin();
+        while let Some(begun) = look {
             thread::yield_now();
             let found = attempt();
-            let taken = start.elapsed();
-            if found.is_some() || taken >= self.length {
-                self.note(found.is_some(), taken);
+            look = self.go_on(begun, found.is_some());
+            if found.is_some() {
                 return found;
             }
         }
+        None
+    }
+
+    /// Begins a look, if it is worth it, for one who has something else to do between its attempts; each is followed by
+    /// [`go_on`](Self::go_on).
+    pub fn begin(&mut self) -> Option<Look> {
+        self.is_due().then(|| Look { since: Instant::now() })
+    }
+
+    /// An attempt has found something, or not: `None` ends the look, then and after its time.
+    pub fn go_on(&mut self, look: Look, found: bool) -> Option<Look> {
+        let taken = look.since.elapsed();
+        if found || taken >= self.length {
+            self.note(found, taken);
+            return None;
+        }
+        Some(look)
     }
 
     /// Whether the wait that comes is one to look before.
@@ -85,6 +98,12 @@ impl BusyPoll {
             self.misses = self.misses.saturating_add(1);
         }
     }
+}
+
+/// A look that has begun.
+#[derive(Debug)]
+pub struct Look {
+    since: Instant,
 }
 
 impl Default for BusyPoll {

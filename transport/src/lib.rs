@@ -67,7 +67,7 @@ pub use address::{
 pub use allocator::{bound_kept_memory, give_back_memory};
 #[cfg(unix)]
 pub use attachment::{AccessMode, Attachment, AttachmentKind, FdRefusal, PageSize, Seals};
-pub use busy_poll::BusyPoll;
+pub use busy_poll::{BusyPoll, Look};
 #[cfg(unix)]
 pub use choose::default_addresses;
 pub use choose::{

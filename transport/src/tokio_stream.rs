@@ -169,6 +169,16 @@ impl AsyncStream {
         }
     }
 
+    /// Reads once as [`Stream::try_read`] does, whatever the reactor has seen: for one attempt of a look. The reactor will report
+    /// what was read here once more, which one read in vain clears.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stream::try_read`].
+    pub fn read_now(&mut self, buf: &mut BytesMut, fds: &mut VecDeque<Attachment>) -> io::Result<Received> {
+        self.io()?.get_ref().try_read(buf, fds)
+    }
+
     /// Writes once as [`Stream::try_write`] does, without asking first whether there is room.
     ///
     /// After `WouldBlock` or a short write, [`ready`](Self::ready) waits for room; until there is some, further calls give

@@ -19,6 +19,7 @@ const BUSY_POLL: Duration = Duration::from_millis(1);
 /// The name of the test as which the traced process runs, for each way to wait.
 const WAITING: &str = "a_small_call_of_one_thread_is_one_write_and_one_read";
 const LOOKING: &str = "a_look_saves_the_waiting_read";
+const ONE_TASK: &str = "a_task_that_is_alone_looks_for_its_answer";
 const GATHERING: &str = "calls_of_many_tasks_share_writes_and_reads";
 
 #[test]
@@ -42,8 +43,15 @@ fn a_look_saves_the_waiting_read() {
 }
 
 #[test]
+fn a_task_that_is_alone_looks_for_its_answer() {
+    let Some(cost) = cost(ONE_TASK, |calls| tasks(1, calls, BUSY_POLL)) else { return };
+    assert_eq!(cost.writes, 1000, "each call goes at once: {cost:?}");
+    assert!(cost.many.yields > 0, "it never looked: {cost:?}");
+}
+
+#[test]
 fn calls_of_many_tasks_share_writes_and_reads() {
-    let Some(cost) = cost(GATHERING, |calls| many_tasks(calls / 20)) else { return };
+    let Some(cost) = cost(GATHERING, |calls| tasks(20, calls / 20, Duration::ZERO)) else { return };
     // About ten of these calls fill a write. Those that find the driver awake, or are alone for once, go by themselves.
     assert!(cost.writes <= 250, "{cost:?}");
     assert!(cost.reads <= 500, "each read finds an answer, and the one after it none: {cost:?}");
@@ -109,13 +117,13 @@ fn one_thread(calls: usize, busy_poll: Duration) {
     }
 }
 
-/// Twenty tasks on one thread, each with a call in flight.
-fn many_tasks(calls_each: usize) {
+/// Tasks on one thread, each with a call in flight.
+fn tasks(count: usize, calls_each: usize, busy_poll: Duration) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let client = invoked_client::Client::connect(options()).await.expect("there");
+        let client = invoked_client::Client::connect(options().busy_poll(busy_poll)).await.expect("there");
         let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..20 {
+        for _ in 0..count {
             let client = client.clone();
             tasks.spawn(async move {
                 for _ in 0..calls_each {

@@ -4,6 +4,8 @@
 //! is to be written before the driver has looked goes with the driver's next look, all in one write: where many tasks call,
 //! as many calls share a system call. Answers are read by the driver, one task per connection that ends with it: unlike a
 //! thread, a future that has been polled once may never be polled again, so no caller can be trusted to read for the others.
+//! A caller that is alone looks for its answer itself for a while, between the turns of other tasks, before it leaves that
+//! to the driver: then no task hands anything to another, and where the answer is quick nobody sleeps.
 //!
 //! The lock is held for moments and never across an await. Whoever is woken is woken outside of it.
 
@@ -18,7 +20,7 @@ use std::time::Instant;
 use invoked_proto::body::Message;
 use invoked_proto::metadata::Welcome;
 use invoked_proto::registry::Delivery;
-use invoked_transport::{AsyncStream, Attachment, Interest, Stream};
+use invoked_transport::{AsyncStream, Attachment, BusyPoll, Interest, Look, Stream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep_until, timeout_at};
@@ -29,7 +31,7 @@ use crate::dial::{ConnectionInfo, Dialled, dial};
 use crate::error::{Error, Retry};
 use crate::options::Options;
 use crate::request::{Channels, Prepared};
-use crate::traffic::{ReadBuffer, flush};
+use crate::traffic::{ReadBuffer, flush, is_passing};
 
 /// A connection that tasks share. Dropping it ends the driver.
 #[derive(Debug)]
@@ -50,6 +52,11 @@ struct Shared {
 struct State {
     core: Core<Attachment, Waker>,
     stream: AsyncStream,
+    buffer: ReadBuffer,
+    /// Whether a caller that is alone looks.
+    busy: BusyPoll,
+    /// So many calls go without a look, as another task may be about to call too.
+    crowded: u32,
     /// The driver, while it waits.
     driver: Option<Waker>,
     /// Whoever waits for the end of the handshake.
@@ -89,7 +96,7 @@ impl Link {
         let mut info = ConnectionInfo::new(&dialled, generation);
         let Dialled { stream, .. } = dialled;
         let core = Core::new(options.settings(), &options.hello(), Instant::now())?;
-        let shared = Arc::new(Shared::new(core, stream)?);
+        let shared = Arc::new(Shared::new(core, stream, BusyPoll::new(options.busy_poll))?);
         let driver = tokio::spawn(Driver::new(Arc::clone(&shared)));
         let guard = Link { shared, driver, info: info.clone() };
         let (instance, welcome) = guard.shared.welcomed().await?;
@@ -175,6 +182,23 @@ impl Drop for Link {
     }
 }
 
+/// Calls that have to be alone, one after the other, before one is taken to be alone again.
+const CROWDED: u32 = 64;
+
+/// How often a caller looks before it lets the other tasks of its runtime run: each takes a microsecond, and another turn
+/// several.
+const ATTEMPTS: usize = 8;
+
+/// Whether a caller looks for its answer.
+#[derive(Debug)]
+enum Looking {
+    /// It has not waited yet.
+    Unasked,
+    Begun(Look),
+    /// The driver sees to it.
+    Over,
+}
+
 /// A call of one caller; dropping it before its end sends CANCEL, without waiting.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -205,11 +229,8 @@ impl Flight {
     pub(super) async fn finish(&mut self) -> Outcome {
         let Some(stream) = self.stream else { return Err(Error::deadline(Delivery::NotDelivered)) };
         let shared = &self.link.shared;
-        let outcome = poll_fn(|context| {
-            let taken = shared.lock().core.take(stream, || context.waker().clone());
-            taken.map_or(Poll::Pending, Poll::Ready)
-        });
-        let outcome = outcome.await;
+        let mut looking = Looking::Unasked;
+        let outcome = poll_fn(|context| shared.poll_outcome(stream, &mut looking, context.waker())).await;
         self.stream = None;
         outcome
     }
@@ -227,13 +248,23 @@ impl Drop for Flight {
 }
 
 impl Shared {
-    fn new(core: Core<Attachment, Waker>, stream: Stream) -> Result<Self, Error> {
+    fn new(core: Core<Attachment, Waker>, stream: Stream, busy: BusyPoll) -> Result<Self, Error> {
         let stream = AsyncStream::new(stream).map_err(|error| {
             let message = "the socket can't be watched by the runtime".to_owned();
             Error::no_connection(message, Retry::Useless, Some(error))
         })?;
-        let state =
-            State { core, stream, driver: None, greeter: None, open: 0, gathers: false, gathered: false };
+        let state = State {
+            core,
+            stream,
+            buffer: ReadBuffer::default(),
+            busy,
+            crowded: 0,
+            driver: None,
+            greeter: None,
+            open: 0,
+            gathers: false,
+            gathered: false,
+        };
         Ok(Shared { state: Mutex::new(state), slots: Semaphore::new(0) })
     }
 
@@ -260,8 +291,44 @@ impl Shared {
         self.update(|state| {
             let stream = state.core.call(call.into_request(now))?;
             state.open += 1;
+            let crowded = if state.core.open_calls() > 1 { CROWDED } else { state.crowded };
+            state.crowded = crowded.saturating_sub(1);
             Ok(stream)
         })
+    }
+
+    fn poll_outcome(&self, stream: StreamId, looking: &mut Looking, own: &Waker) -> Poll<Outcome> {
+        let take = |state: &mut State| state.core.take(stream, || own.clone());
+        let mut state = self.lock();
+        if let Some(outcome) = take(&mut state) {
+            return Poll::Ready(outcome);
+        }
+        let begun = match std::mem::replace(looking, Looking::Over) {
+            Looking::Unasked => state.begin_look(),
+            Looking::Begun(look) => Some(look),
+            Looking::Over => None,
+        };
+        drop(state);
+        let Some(mut look) = begun else { return Poll::Pending };
+        for _ in 0..ATTEMPTS {
+            // Without the lock: it takes long where another process wants the processor too.
+            std::thread::yield_now();
+            let mut news = News::default();
+            let mut state = self.lock();
+            let rest = state.look(look, own, &mut news);
+            let outcome = take(&mut state);
+            drop(state);
+            news.spread(&self.slots);
+            match (outcome, rest) {
+                (Some(outcome), _) => return Poll::Ready(outcome),
+                (None, None) => return Poll::Pending,
+                (None, Some(rest)) => look = rest,
+            }
+        }
+        *looking = Looking::Begun(look);
+        // The other tasks first.
+        own.wake_by_ref();
+        Poll::Pending
     }
 
     /// Changes the state for a caller, writes what that gives to write, and wakes whom it concerns.
@@ -321,6 +388,32 @@ impl State {
         }
     }
 
+    /// Begins to look for the answer of the one call that is open, if that is worth it.
+    fn begin_look(&mut self) -> Option<Look> {
+        if self.crowded == 0 { self.busy.begin() } else { None }
+    }
+
+    /// One attempt of a look, for the caller whose waker is `own`; the look, if it goes on.
+    fn look(&mut self, look: Look, own: &Waker, news: &mut News) -> Option<Look> {
+        let State { core, stream, buffer, .. } = self;
+        let result = buffer.fill(|bytes, fds| stream.read_now(bytes, fds));
+        let found = !result.as_ref().is_err_and(is_passing);
+        buffer.drain(result, core);
+        if found {
+            // The driver may not look for long.
+            self.gathers = false;
+            self.flush();
+            self.settle(news);
+            // It takes what came for itself.
+            news.woken.retain(|woken| !woken.will_wake(own));
+            if self.core.is_lost() || self.core.has_output() {
+                // That is the driver's to see to.
+                news.woken.extend(self.driver.take());
+            }
+        }
+        self.busy.go_on(look, found)
+    }
+
     /// Writes what a caller has to say, or leaves it to the driver.
     fn flush_or_gather(&mut self) {
         if !self.core.has_output() {
@@ -344,14 +437,13 @@ impl State {
 /// Reads the socket, writes what callers could not, and keeps the connection's clocks, until the connection is lost.
 struct Driver {
     shared: Arc<Shared>,
-    buffer: ReadBuffer,
     timer: Option<Pin<Box<Sleep>>>,
     news: News,
 }
 
 impl Driver {
     fn new(shared: Arc<Shared>) -> Self {
-        Driver { shared, buffer: ReadBuffer::default(), timer: None, news: News::default() }
+        Driver { shared, timer: None, news: News::default() }
     }
 
     fn spread(&mut self) {
@@ -379,9 +471,9 @@ impl Driver {
             let interest = if state.core.has_output() { Interest::ReadWrite } else { Interest::Read };
             match state.stream.poll_ready(context, interest) {
                 Poll::Ready(Ok(ready)) if ready.readable => {
-                    let State { core, stream, .. } = &mut *state;
-                    let result = self.buffer.fill(|bytes, fds| stream.try_read(bytes, fds));
-                    self.buffer.drain(result, core);
+                    let State { core, stream, buffer, .. } = &mut *state;
+                    let result = buffer.fill(|bytes, fds| stream.try_read(bytes, fds));
+                    buffer.drain(result, core);
                 }
                 // Room to write: at the top of the loop.
                 Poll::Ready(Ok(_)) => {}
