@@ -2,6 +2,8 @@
 //!
 //! It owns flags, arguments and their forms; it does nothing with them.
 
+mod measure;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCandidates;
 use invoked_client::{Address, AppName, DEFAULT_CONNECT_TIMEOUT};
 
-use super::bench::Pin;
+pub(super) use self::measure::{
+    BenchCommand, ChannelsArgs, FloorArgs, FloorKind, LatencyArgs, MeasureArgs, ThroughputArgs,
+};
 use super::items::{Printed, printed};
 use super::tour::StepName;
 use crate::authority::PeerQuestion;
@@ -384,56 +388,6 @@ impl SchemaArgs {
     }
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum BenchCommand {
-    /// Measure the round trip of a call beside a bare socket
-    Latency(LatencyArgs),
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Two processes each: a blocking client here calls bench.bytes of the daemon, and plays ping-pong \
-    with a bare blocking Unix socket (uds) and with a bare tokio loop (tokio-uds), in turns. `ratio` is the median, over \
-    the rounds, of the p50 beside that of uds.\n\n\
-    Measured is the daemon that answers, if it has the plugin bench (invoked --dev), else one started for the purpose. \
-    --pin starts one always, as it does not move a daemon that is in use.\n\n\
-    Examples:\n  invokectl bench latency --pin one\n  invokectl -j bench latency --size 64 --count 100000 > rows.jsonl"
-)]
-pub(super) struct LatencyArgs {
-    /// Sizes of the reply
-    #[arg(long, value_name = "BYTES", value_delimiter = ',', value_parser = size, default_value = "64,1K,64K,1M")]
-    pub(super) size: Vec<u32>,
-
-    /// Round trips of each system and size
-    #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(super) count: Option<u64>,
-
-    /// How long to measure in all [default: 6]
-    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(super) seconds: Option<u64>,
-
-    /// Processors: as the kernel likes, both processes on one, or each on its own
-    #[arg(long, value_enum, default_value_t = Pin::None)]
-    pub(super) pin: Pin,
-
-    /// Start a daemon for the purpose, also if one answers
-    #[arg(long)]
-    pub(super) self_contained: bool,
-}
-
-/// What the other end of a measurement is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum FloorKind {
-    Uds,
-    TokioUds,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct FloorArgs {
-    /// How to serve the socket on standard input
-    pub(super) kind: FloorKind,
-}
-
 #[derive(Debug, Args)]
 #[command(
     after_help = "Everything happens in a temporary directory, with a daemon of its own. Exit code 0 only if every \
@@ -508,27 +462,13 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
-fn size(text: &str) -> Result<u32, String> {
-    let wrong = || format!("{text:?} is no size: write 64, 1K, 64K or 1M");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u32 = number.parse().map_err(|_| wrong())?;
-    let factor = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(factor).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use clap::CommandFactory;
 
-    use super::{Cli, Timeout, duration, size, timeout};
+    use super::{Cli, Timeout, duration, timeout};
 
     #[test]
     fn the_command_line_is_sound() {
@@ -543,17 +483,6 @@ mod tests {
         assert_eq!(timeout("none"), Ok(Timeout::Never));
         for wrong in ["", "5", "s", "-1s", "5 s", "1d", "9e9s", "1..2s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn sizes_have_binary_units() {
-        assert_eq!(
-            (size("64"), size("1K"), size("64k"), size("1MiB")),
-            (Ok(64), Ok(1024), Ok(65536), Ok(1 << 20))
-        );
-        for wrong in ["", "K", "-1", "5G", "4294967296", "5000M"] {
-            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 }

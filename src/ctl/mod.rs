@@ -77,6 +77,10 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<(), Failure> {
         Command::Stats => status::stats(global, output),
         Command::Doctor => doctor::run(global, output),
         Command::Bench(BenchCommand::Latency(args)) => bench::command::latency(global, args, output),
+        Command::Bench(BenchCommand::Throughput(args)) => {
+            bench::rates_command::throughput(global, args, output)
+        }
+        Command::Bench(BenchCommand::Channels(args)) => bench::rates_command::channels(global, args, output),
         Command::Tour(args) => tour::run(args, output),
         Command::Completion(args) => completion::run(args),
         Command::BenchFloor(args) => bench::floor::serve(args.kind),

@@ -89,11 +89,14 @@ impl Sandbox {
         &self.address
     }
 
+    /// How to connect to the daemon.
+    pub(super) fn options(&self) -> Options {
+        Options::new().address(self.address.clone()).name("invokectl", env!("CARGO_PKG_VERSION"))
+    }
+
     /// Connects to the daemon.
     pub(super) fn connect(&self) -> Result<Client, Failure> {
-        let options =
-            Options::new().address(self.address.clone()).name("invokectl", env!("CARGO_PKG_VERSION"));
-        Ok(Client::connect(options)?)
+        Ok(Client::connect(self.options())?)
     }
 
     /// The daemon's pid, while one runs.

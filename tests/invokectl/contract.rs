@@ -92,7 +92,8 @@ fn the_documentation_lists_every_code_with_its_exit_code() {
 fn help_has_examples_and_goes_to_standard_output() {
     let commands = ["call", "explain", "denials", "monitor", "check", "schema", "tour", "completion"];
     let mut helps: Vec<Vec<&str>> = commands.map(|command| vec![command, "--help"]).to_vec();
-    helps.extend([vec!["--help"], vec!["bench", "latency", "--help"]]);
+    helps.push(vec!["--help"]);
+    helps.extend(["latency", "throughput", "channels"].map(|what| vec!["bench", what, "--help"]));
     for words in &helps {
         let text = ctl(words).expect(0).text();
         assert!(text.contains("invokectl "), "{text}");

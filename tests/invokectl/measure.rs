@@ -1,8 +1,8 @@
-//! `bench latency`, `tour` and completion. No time is asserted, only that everything is measured and verified.
+//! `bench`, `tour` and completion. No time is asserted, only that everything is measured and verified.
 
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::world::{Daemon, Ended, INVOKECTL, ctl, run};
 
@@ -47,6 +47,74 @@ fn latency_starts_a_daemon_of_its_own_to_pin_it() {
 #[test]
 fn latency_of_a_daemon_that_was_named_and_does_not_answer_is_an_error() {
     ctl(&["-a", "unix:/no/such.sock", "bench", "latency", "--count", "1"]).expect(5);
+}
+
+#[test]
+fn throughput_is_rows_of_every_load_beside_the_floor() {
+    let daemon = Daemon::start();
+    let words =
+        ["-j", "bench", "throughput", "--in-flight", "1,16", "--connections", "1,3", "--count", "200"];
+    let mut rows = daemon.ctl(&words).expect(0).objects().into_iter();
+    for (connections, in_flight) in [(1, 1), (1, 16), (3, 1), (3, 16)] {
+        for (system, mode) in [("uds", "batched"), ("hosted", "inline")] {
+            let row = rows.next().expect("a row");
+            let number = |key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{key} in {row}"));
+            assert_eq!(
+                (&row["system"], &row["mode"], &row["pin"]),
+                (&json!(system), &json!(mode), &json!("none"))
+            );
+            assert_eq!(
+                (number("connections"), number("in_flight"), number("size")),
+                (connections, in_flight, 64)
+            );
+            assert_eq!(number("n"), 200);
+            let calls = number("calls_per_s");
+            assert!(calls > 0 && number("bytes_per_s").abs_diff(calls * 64) <= 64, "{row}");
+            assert!(number("cpu_ns_per_call") > 0 && row["ratio"].as_f64() > Some(0.0), "{row}");
+            assert!(["p50_ns", "p90_ns", "p99_ns", "p999_ns"].map(number).is_sorted(), "{row}");
+            assert!(number("p50_ns") > 0 && number("mean_ns") > 0, "{row}");
+        }
+    }
+    assert!(rows.next().is_none());
+    let stats = &daemon.ctl(&["-j", "stats"]).expect(0).objects()[0];
+    assert!(stats["calls"].as_u64() > Some(4 * 200), "it is this daemon that was measured: {stats}");
+    daemon.ctl(&["bench", "throughput", "--in-flight", "0"]).expect(2);
+}
+
+#[test]
+fn items_of_channels_are_measured_beside_a_socket_that_carries_the_same_bytes() {
+    let daemon = Daemon::start();
+    let words = ["-j", "bench", "channels", "--size", "0,64,70000", "--count", "400"];
+    let mut rows = daemon.ctl(&words).expect(0).objects().into_iter();
+    for size in [0, 64, 70_000] {
+        for (system, mode) in
+            [("uds", "single"), ("uds", "batched"), ("hosted", "blocking"), ("hosted", "async")]
+        {
+            let row = rows.next().expect("a row");
+            assert_eq!(
+                (&row["system"], &row["mode"], &row["size"]),
+                (&json!(system), &json!(mode), &json!(size))
+            );
+            assert_eq!(row["n"], 400, "{row}");
+            let keys = ["items_per_s", "cpu_ns_per_item"];
+            assert!(keys.iter().all(|key| row[key].as_u64() > Some(0)), "{row}");
+            assert_eq!(row["bytes_per_s"].as_u64() > Some(0), size > 0, "{row}");
+            assert!(row["ratio"].as_f64() > Some(0.0), "{row}");
+        }
+    }
+    assert!(rows.next().is_none());
+}
+
+#[test]
+fn rates_are_a_table_for_people() {
+    for (words, heading) in [
+        (["bench", "throughput", "--in-flight", "4", "--connections", "1", "--count", "40"], "IN FLIGHT"),
+        (["bench", "channels", "--size", "64", "--pin", "one", "--count", "40"], "ITEMS/S"),
+    ] {
+        let text = ctl(&words).expect(0).text();
+        assert!(text.starts_with("SIZE") && text.contains(heading) && text.contains("1.00x"), "{text}");
+        assert!(!text.contains('?'), "the processor time of a daemon of its own is known: {text}");
+    }
 }
 
 #[test]

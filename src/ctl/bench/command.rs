@@ -1,12 +1,14 @@
-//! `invokectl bench latency`: which daemon is measured, and the table.
+//! Which daemon `invokectl bench` measures; and `bench latency`, with its table.
 
 use std::time::Duration;
 
 use invoked_client::blocking::Client;
+use invoked_client::{Address, Options};
+use invoked_transport::Stream;
 
 use super::{Amount, BenchError, Floor, Hosted, Pin, Placement, Plan, Row, measure};
-use crate::ctl::args::{Global, LatencyArgs};
-use crate::ctl::connection::connect;
+use crate::ctl::args::{Global, LatencyArgs, MeasureArgs};
+use crate::ctl::connection::{connect, options};
 use crate::ctl::failure::Failure;
 use crate::ctl::output::Output;
 use crate::ctl::sandbox::{Sandbox, sibling};
@@ -24,34 +26,67 @@ impl From<BenchError> for Failure {
             BenchError::Call(error) => Failure::from(*error),
             BenchError::Io { what, source } => Failure::Local { what, source },
             other @ BenchError::Processors { .. } => Failure::Usage(other.to_string()),
-            other @ BenchError::WrongReply { .. } => {
+            other @ (BenchError::WrongReply { .. } | BenchError::WrongItems { .. }) => {
                 Failure::local("the measurement is void")(std::io::Error::other(other))
             }
         }
     }
 }
 
-pub(in crate::ctl) fn latency(global: &Global, args: &LatencyArgs, output: &Output) -> Result<(), Failure> {
-    let amount = match (args.count, args.seconds) {
-        (Some(count), _) => Amount::Count(count),
-        (None, Some(seconds)) => Amount::Time(Duration::from_secs(seconds)),
-        (None, None) => Amount::Time(DEFAULT_TIME),
-    };
-    let placement = Placement::new(args.pin)?;
-    let found = if args.self_contained || args.pin != Pin::None { None } else { find(global, output)? };
-    // It lives as long as the measurement.
-    let sandbox = if found.is_none() { Some(placement.on_server(Sandbox::started)??) } else { None };
-    let whose = if sandbox.is_some() { "a daemon of its own" } else { "the daemon that answers" };
-    let client = match (found, &sandbox) {
-        (None, Some(sandbox)) => sandbox.connect()?,
-        (Some(client), _) => client,
-        (None, None) => connect(global)?,
-    };
-    output.note(&format!("measuring {whose} at {}, pin {}", client.info().address, args.pin));
-    if cfg!(debug_assertions) {
-        output.note("this is a debug build: its ratios say little of a release build's");
+/// The daemon that is measured.
+pub(super) struct Target {
+    pub(super) client: Client,
+    /// How to connect to it once more.
+    pub(super) options: Options,
+    /// Its process, if it is known.
+    pub(super) pid: Option<u32>,
+    pub(super) placement: Placement,
+    pub(super) amount: Amount,
+    /// It lives as long as the measurement, if it is for the purpose.
+    _sandbox: Option<Sandbox>,
+}
+
+impl Target {
+    /// Finds or starts a daemon, as the flags say.
+    pub(super) fn new(global: &Global, args: &MeasureArgs, output: &Output) -> Result<Self, Failure> {
+        let amount = match (args.count, args.seconds) {
+            (Some(count), _) => Amount::Count(count),
+            (None, Some(seconds)) => Amount::Time(Duration::from_secs(seconds)),
+            (None, None) => Amount::Time(DEFAULT_TIME),
+        };
+        let placement = Placement::new(args.pin)?;
+        let found = if args.self_contained || args.pin != Pin::None { None } else { find(global, output)? };
+        let (client, sandbox) = match found {
+            Some(client) => (client, None),
+            None => {
+                let sandbox = placement.on_server(Sandbox::started)??;
+                (sandbox.connect()?, Some(sandbox))
+            }
+        };
+        let whose = if sandbox.is_some() { "a daemon of its own" } else { "the daemon that answers" };
+        let address = client.info().address;
+        output.note(&format!("measuring {whose} at {address}, pin {}", args.pin));
+        if cfg!(debug_assertions) {
+            output.note("this is a debug build: its ratios say little of a release build's");
+        }
+        let (options, pid) = match &sandbox {
+            Some(sandbox) => (sandbox.options(), sandbox.pid()),
+            None => (options(global), listener(&address)),
+        };
+        Ok(Target { client, options, pid, placement, amount, _sandbox: sandbox })
     }
-    let rows = run(&client, &placement, &args.size, amount, args.pin)?;
+}
+
+/// The process that listens at an address; not the one that listened in its place, as systemd does.
+fn listener(address: &Address) -> Option<u32> {
+    let pid = Stream::try_connect(address).ok()?.credentials().ok()?.pid;
+    pid.filter(|pid| *pid != 1)
+}
+
+pub(in crate::ctl) fn latency(global: &Global, args: &LatencyArgs, output: &Output) -> Result<(), Failure> {
+    let target = Target::new(global, &args.measure, output)?;
+    let Target { client, placement, amount, .. } = &target;
+    let rows = run(client, placement, &args.size, *amount, args.measure.pin)?;
     if output.is_json() {
         return rows.iter().try_for_each(|row| output.object(row));
     }
@@ -70,12 +105,16 @@ pub(in crate::ctl) fn run(
     let mut uds = placement.on_server(|| Floor::blocking(&me))??;
     let mut tokio = placement.on_server(|| Floor::tokio(&me))??;
     let mut hosted = Hosted::new(client.clone());
-    let rounds = match amount {
+    let plan = Plan { sizes: sizes.to_vec(), rounds: rounds(amount), amount, pin };
+    Ok(measure(&mut [&mut uds, &mut tokio, &mut hosted], &plan)?)
+}
+
+/// How often each gets its turn.
+pub(super) fn rounds(amount: Amount) -> u32 {
+    match amount {
         Amount::Count(count) => u32::try_from(count).map_or(ROUNDS, |count| count.min(ROUNDS)),
         Amount::Time(_) => ROUNDS,
-    };
-    let plan = Plan { sizes: sizes.to_vec(), rounds, amount, pin };
-    Ok(measure(&mut [&mut uds, &mut tokio, &mut hosted], &plan)?)
+    }
 }
 
 pub(in crate::ctl) fn print(rows: &[Row], output: &Output) -> Result<(), Failure> {

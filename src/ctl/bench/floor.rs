@@ -1,6 +1,6 @@
 //! The floors: bare Unix sockets, without any protocol.
 //!
-//! A floor's server is this program in a second process, with its end of a socket pair as standard input. A request is 64
+//! It owns the round trips; `bulk` has the floors of throughput. A floor's server is this program in a second process, with its end of a socket pair as standard input. A request is 64
 //! bytes, as a small call is, of which the first four are the length of the reply.
 
 use std::io::{self, Read, Write};
@@ -10,23 +10,30 @@ use std::process::{Child, Command, Stdio};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::bulk::{serve_batched, serve_items};
 use super::{BenchError, Subject, TOKIO_UDS, UDS};
 use crate::ctl::args::FloorKind;
 use crate::ctl::failure::Failure;
 
 /// Bytes of a request.
-const REQUEST: usize = 64;
+pub(super) const REQUEST: usize = 64;
 
 /// The longest reply: what the daemon gives in one message.
-const LONGEST: usize = invoked_proto::registry::limits::MAX_MESSAGE;
+pub(super) const LONGEST: usize = invoked_proto::registry::limits::MAX_MESSAGE;
 
 /// A bare socket with its server in another process.
 #[derive(Debug)]
 pub struct Floor {
     system: &'static str,
-    socket: UnixStream,
-    server: Child,
+    served: Served,
     reply: Vec<u8>,
+}
+
+/// A socket, and the process that serves its other end as long as this lives.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) socket: UnixStream,
+    server: Child,
 }
 
 impl Floor {
@@ -47,15 +54,26 @@ impl Floor {
     }
 
     fn start(system: &'static str, invokectl: &std::path::Path) -> Result<Self, BenchError> {
-        let failed = || BenchError::io(format!("can't start {} bench-floor {system}", invokectl.display()));
+        Ok(Floor { system, served: Served::start(system, invokectl)?, reply: Vec::new() })
+    }
+}
+
+impl Served {
+    /// Starts `invokectl bench-floor KIND`.
+    pub(super) fn start(kind: &str, invokectl: &std::path::Path) -> Result<Self, BenchError> {
+        let failed = || BenchError::io(format!("can't start {} bench-floor {kind}", invokectl.display()));
         let (socket, theirs) = UnixStream::pair().map_err(failed())?;
         let server = Command::new(invokectl)
-            .args(["bench-floor", system])
+            .args(["bench-floor", kind])
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed())?;
-        Ok(Floor { system, socket, server, reply: Vec::new() })
+        Ok(Served { socket, server })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.server.id()
     }
 }
 
@@ -71,13 +89,13 @@ impl Subject for Floor {
         }
         let mut request = [0; REQUEST];
         request[..4].copy_from_slice(&size.to_le_bytes());
-        let trip =
-            self.socket.write_all(&request).and_then(|()| self.socket.read_exact(&mut self.reply[..len]));
+        let socket = &mut self.served.socket;
+        let trip = socket.write_all(&request).and_then(|()| socket.read_exact(&mut self.reply[..len]));
         trip.map_err(BenchError::io(self.system))
     }
 }
 
-impl Drop for Floor {
+impl Drop for Served {
     fn drop(&mut self) {
         // It may have ended by itself.
         drop(self.server.kill());
@@ -92,6 +110,8 @@ pub(in crate::ctl) fn serve(kind: FloorKind) -> Result<(), Failure> {
         match kind {
             FloorKind::Uds => serve_blocking(socket),
             FloorKind::TokioUds => serve_tokio(socket),
+            FloorKind::UdsBatched => serve_batched(socket),
+            FloorKind::UdsItems => serve_items(socket),
         }
     });
     match served {
@@ -125,15 +145,18 @@ fn serve_tokio(socket: UnixStream) -> io::Result<()> {
 
 /// The reply that `request` asks for, in a buffer that is used again.
 fn fill<'a>(reply: &'a mut Vec<u8>, request: &[u8; REQUEST]) -> io::Result<&'a [u8]> {
-    let [a, b, c, d, ..] = *request;
-    let len = usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-    if len > LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply of that length is not given"));
-    }
+    let len = reply_len(request)?;
     if reply.len() < len {
         reply.resize(len, 0);
     }
     Ok(&reply[..len])
+}
+
+/// The size that `request` asks for.
+pub(super) fn reply_len(request: &[u8]) -> io::Result<usize> {
+    let size = request.first_chunk::<4>().map(|size| u32::from_le_bytes(*size));
+    let len = size.and_then(|size| usize::try_from(size).ok()).filter(|len| *len <= LONGEST);
+    len.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a reply of that length is not given"))
 }
 
 #[cfg(test)]

@@ -1,18 +1,28 @@
-//! Round trips measured beside a floor, in turns and within one run.
+//! Round trips and rates, measured beside a floor, in turns and within one run.
 //!
-//! It owns how times are taken and summed up: what is measured is a [`Subject`], rounds are interleaved, and only ratios
-//! within one run are compared. Used by `invokectl bench`, by the tour and by the package `benches`; no API of the crate.
+//! It owns how times are taken and summed up: what is measured is a [`Subject`] or a [`Carrier`], rounds are interleaved,
+//! and only ratios within one run are compared. Used by `invokectl bench`, by the tour and by the package `benches`; no API of the crate.
 
+mod bulk;
+mod channels;
 pub(super) mod command;
+mod cpu;
 pub mod floor;
 mod hosted;
 pub mod placement;
+mod rates;
+pub(super) mod rates_command;
 mod rounds;
+mod throughput;
 
+pub use self::bulk::{BatchedFloor, ItemsFloor, Writes};
+pub use self::channels::{AsyncItems, BlockingItems, ChannelRow};
 pub use self::floor::Floor;
 pub use self::hosted::Hosted;
 pub use self::placement::{Pin, Placement};
+pub use self::rates::{Carrier, Done, Load, Rate, RatePlan, measure_rates};
 pub use self::rounds::{Amount, Plan, Row, measure};
+pub use self::throughput::{HostedCalls, ThroughputRow};
 
 /// The bare blocking Unix socket, beside which everything is measured.
 pub const UDS: &str = "uds";
@@ -63,6 +73,18 @@ pub enum BenchError {
         got: usize,
         /// What should have come.
         expected: u32,
+    },
+    /// The items are not those that were asked for.
+    #[error("{system} sent {came} items, says {told}, and {expected} were asked for")]
+    WrongItems {
+        /// Who sent them.
+        system: &'static str,
+        /// How many came.
+        came: u64,
+        /// How many the command says it sent.
+        told: u64,
+        /// How many should have come.
+        expected: u64,
     },
     /// There are fewer processors than the measurement wants.
     #[error("{wanted} processors are wanted and {available} may be used")]

@@ -11,7 +11,7 @@ use super::{BenchError, Pin, Subject};
 const WARM_UP: u32 = 50;
 
 /// The longest round trip that is told apart: a minute.
-const LONGEST_NS: u64 = 60_000_000_000;
+pub(super) const LONGEST_NS: u64 = 60_000_000_000;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -88,7 +88,7 @@ pub fn measure(subjects: &mut [&mut dyn Subject], plan: &Plan) -> Result<Vec<Row
         for (size, cells) in plan.sizes.iter().zip(&mut cells) {
             for turn in 0..subjects.len() {
                 let index = (turn + round as usize) % subjects.len();
-                let share = plan.share(round, rounds, subjects.len());
+                let share = share(plan.amount, round, rounds, plan.sizes.len() * subjects.len());
                 cells[index].round(subjects[index], *size, share)?;
             }
         }
@@ -101,21 +101,20 @@ pub fn measure(subjects: &mut [&mut dyn Subject], plan: &Plan) -> Result<Vec<Row
     Ok(rows)
 }
 
-impl Plan {
-    /// What one subject does at one size in one round.
-    fn share(&self, round: u32, rounds: u32, subjects: usize) -> Amount {
-        match self.amount {
-            Amount::Count(count) => {
-                // What can't be divided goes to the first rounds.
-                let extra = u64::from(u64::from(round) < count % u64::from(rounds));
-                Amount::Count(count / u64::from(rounds) + extra)
-            }
-            Amount::Time(time) => {
-                let shares = (rounds as usize).saturating_mul(self.sizes.len()).saturating_mul(subjects);
-                Amount::Time(time / u32::try_from(shares.max(1)).unwrap_or(u32::MAX))
-            }
+/// What is done in one of the turns of a round, of which there are `turns`.
+pub(super) fn share(amount: Amount, round: u32, rounds: u32, turns: usize) -> Amount {
+    match amount {
+        Amount::Count(count) => Amount::Count(portion(count, round.into(), rounds.into())),
+        Amount::Time(time) => {
+            let shares = (rounds as usize).saturating_mul(turns);
+            Amount::Time(time / u32::try_from(shares.max(1)).unwrap_or(u32::MAX))
         }
     }
+}
+
+/// The portion of the one with this index, of so many. What can't be divided goes to the first.
+pub(super) fn portion(count: u64, index: u64, of: u64) -> u64 {
+    count / of + u64::from(index < count % of)
 }
 
 impl Cell {
@@ -176,7 +175,7 @@ impl Cell {
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a mean of what a histogram holds, which is bounded
-fn nanoseconds(mean: f64) -> u64 {
+pub(super) fn nanoseconds(mean: f64) -> u64 {
     mean.round() as u64
 }
 
