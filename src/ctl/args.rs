@@ -34,7 +34,7 @@ use crate::authority::PeerQuestion;
         invokectl tour                                 all of it by itself, in one terminal\n\n\
         Exit codes: 0 ok, 1 the command's own error, 2 usage, 3 permission_denied, 4 not_found, 5 unavailable, \
         6 deadline_exceeded, 7 cancelled, 8 resource_exhausted, 9 invalid_argument, 10 protocol, internal or this \
-        machine, 130 interrupted; others from 20 are listed in docs/invokectl.md."
+        machine, 130 or 143 interrupted; others from 20 are listed in docs/invokectl.md."
 )]
 pub(super) struct Cli {
     #[command(flatten)]

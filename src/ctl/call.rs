@@ -1,7 +1,7 @@
 //! `invokectl call`: one call, and what to do where it fails.
 
 use invoked_client::blocking::Client;
-use invoked_client::{Call, Error, ErrorCode};
+use invoked_client::{Call, Error, ErrorCode, Reply};
 use invoked_proto::name::CommandName;
 use serde_json::{Value, json};
 
@@ -10,6 +10,7 @@ use super::arguments::{Payload, PayloadBody, payload};
 use super::connection::{connect_within, prefix};
 use super::delivery::{deliver, keep_attachments};
 use super::failure::Failure;
+use super::interrupt;
 use super::items::{Ended, Wanted, send};
 use super::output::Output;
 
@@ -30,18 +31,36 @@ pub(super) fn run(global: &Global, args: &CallArgs, output: &Output) -> Result<(
         Timeout::After(timeout) => call.timeout(timeout),
         Timeout::Never => call.no_timeout(),
     };
-    let Ended { outcome, items } = if channels.is_empty() {
-        Ended { outcome: call.send(), items: Ok(()) }
-    } else {
-        send(channels.open(call), output)
-    };
+    let ended =
+        if channels.is_empty() { Ended::alone(call.send()) } else { send(channels.open(call), output) };
+    let Ended { outcome, items, unprinted } = ended;
+    if let Some(failure) = unprinted {
+        return Err(failure);
+    }
+    if let Some(exit) = interrupt::exit_code() {
+        return Err(interrupted(outcome, exit, args, output));
+    }
     match outcome {
-        Ok(reply) => deliver(&reply, args.output.as_deref(), output).and(items),
+        Ok(reply) => {
+            deliver(&reply, args.output.as_deref(), output)?;
+            items.map_err(Failure::from)
+        }
         Err(error) => {
             let hint = hint(&error, &client, name.as_str(), &texts, &keys, global);
             let kept = keep_attachments(error.attachments(), args.output.as_deref(), output);
             Err(Failure::Call { error: Box::new(error), hint, kept })
         }
+    }
+}
+
+/// A signal has ended the call; its result may have come first, or its channels been all that went on.
+fn interrupted(outcome: Result<Reply, Error>, exit: u8, args: &CallArgs, output: &Output) -> Failure {
+    match outcome {
+        Ok(reply) => match deliver(&reply, args.output.as_deref(), output) {
+            Ok(()) => Failure::Interrupted { exit, error: None },
+            Err(failure) => failure,
+        },
+        Err(error) => Failure::Interrupted { exit, error: Some(Box::new(error)) },
     }
 }
 

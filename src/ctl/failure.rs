@@ -50,6 +50,14 @@ pub(crate) enum Failure {
     /// What was asked about is denied; everything has been said.
     #[error("it is denied")]
     Denied,
+    /// A signal ended it.
+    #[error("interrupted")]
+    Interrupted {
+        /// The exit code of the signal.
+        exit: u8,
+        /// How the call that it cancelled ended.
+        error: Option<Box<Error>>,
+    },
     /// Nobody reads the output any more, and that is their right.
     #[error("the output is closed")]
     Closed,
@@ -115,6 +123,7 @@ impl Failure {
             Failure::Local { .. } => LOCAL,
             Failure::Told => 1,
             Failure::Denied => ErrorCode::PermissionDenied.exit_code(),
+            Failure::Interrupted { exit, .. } => *exit,
             Failure::Closed => 0,
         }
     }
@@ -122,17 +131,17 @@ impl Failure {
     /// For programs: one object on one line.
     fn line(&self) -> Option<Vec<u8>> {
         let line = match self {
-            Failure::Told | Failure::Denied | Failure::Closed => return None,
+            Failure::Told | Failure::Denied | Failure::Closed | Failure::Interrupted { error: None, .. } => {
+                return None;
+            }
+            Failure::Interrupted { error: Some(error), .. } => error_line(error, None, &[]),
             Failure::Usage(message) => {
                 json!({ "error": { "code": "usage", "message": message } }).to_string()
             }
             Failure::Local { .. } => {
                 json!({ "error": { "code": "local", "message": self.to_string() } }).to_string()
             }
-            Failure::Call { error, hint, kept } => {
-                let object = serde_json::to_string(&ErrorObject::new(error, hint.as_deref(), kept));
-                format!("{{\"error\":{}}}", object.expect("text and numbers can be written as json"))
-            }
+            Failure::Call { error, hint, kept } => error_line(error, hint.as_deref(), kept),
         };
         Some(format!("{line}\n").into_bytes())
     }
@@ -140,7 +149,8 @@ impl Failure {
     /// For people.
     fn text(&self) -> Option<Vec<u8>> {
         match self {
-            Failure::Told | Failure::Denied | Failure::Closed => None,
+            // Who pressed Ctrl-C knows.
+            Failure::Told | Failure::Denied | Failure::Closed | Failure::Interrupted { .. } => None,
             Failure::Call { error, .. } if error.is_application() => Some(own_words(error)),
             Failure::Call { error, hint, .. } => {
                 let mut text = format!("error: {error}{}\n", cause(error));
@@ -158,6 +168,12 @@ impl Failure {
             other => Some(printable(&format!("error: {other}\n")).into_bytes()),
         }
     }
+}
+
+/// An error of a call, for programs.
+fn error_line(error: &Error, hint: Option<&str>, kept: &[Option<PathBuf>]) -> String {
+    let object = serde_json::to_string(&ErrorObject::new(error, hint, kept));
+    format!("{{\"error\":{}}}", object.expect("text and numbers can be written as json"))
 }
 
 /// The sources of an error, where its own text does not have them yet.

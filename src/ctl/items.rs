@@ -5,12 +5,13 @@
 use std::io::BufRead;
 use std::thread;
 
-use invoked_client::blocking::{Client, ItemSender, Subscription};
+use invoked_client::blocking::{Canceller, Client, ItemSender, Subscription};
 use invoked_client::{Call, Error, ErrorCode, Item, Overflow, Reply, Update};
 use serde_json::{Value, json};
 
 use super::delivery::{fields, show};
 use super::failure::Failure;
+use super::interrupt::under_way;
 use super::output::Output;
 
 /// A channel that is printed.
@@ -89,35 +90,55 @@ pub(super) struct Open<'c, 'k> {
     lines: Option<ItemSender>,
 }
 
-/// How a call with channels ended: the call, and what kept items from being printed.
+/// How a call with channels ended: the call, and what became of its items.
 pub(super) struct Ended {
     pub(super) outcome: Result<Reply, Error>,
-    pub(super) items: Result<(), Failure>,
+    /// How channels ended that ended badly.
+    pub(super) items: Result<(), Error>,
+    /// What kept items from being printed; the call was cancelled then.
+    pub(super) unprinted: Option<Failure>,
+}
+
+impl Ended {
+    /// Of a call without channels, or that could not be sent.
+    pub(super) fn alone(outcome: Result<Reply, Error>) -> Self {
+        Ended { outcome, items: Ok(()), unprinted: None }
+    }
 }
 
 /// Sends a call, prints what comes on its channels, and sends the lines of standard input, until it and they have ended.
+///
+/// The first interrupt asks the daemon to cancel the call, or to stop the channels that it left open; what came until they end
+/// is printed.
 pub(super) fn send(open: Open<'_, '_>, output: &Output) -> Ended {
     let Open { call, printed: channels, lines } = open;
     let running = match call.start() {
         Ok(running) => running,
-        Err(error) => return Ended { outcome: Err(error), items: Ok(()) },
+        Err(error) => return Ended::alone(Err(error)),
     };
+    let canceller = running.canceller();
+    let interrupted = canceller.clone();
+    let _under_way = under_way(move || interrupted.cancel());
     if let Some(sender) = lines {
         // Not waited for: a call may end before its input does, and the tool then ends with it.
         drop(thread::spawn(move || send_lines(sender)));
     }
     thread::scope(|scope| {
         let label = channels.len() > 1;
+        let canceller = &canceller;
         let printing: Vec<_> = channels
             .into_iter()
-            .map(|(key, updates)| scope.spawn(move || print(key, updates, label, output)))
+            .map(|(key, updates)| scope.spawn(move || print(key, updates, label, canceller, output)))
             .collect();
-        let outcome = running.wait();
-        let printed = printing.into_iter().map(|thread| match thread.join() {
-            Ok(printed) => printed,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        Ended { outcome, items: printed.collect() }
+        let mut ended = Ended::alone(running.wait());
+        for thread in printing {
+            match thread.join() {
+                Ok(Ok(end)) => ended.items = ended.items.and(end),
+                Ok(Err(failure)) => drop(ended.unprinted.get_or_insert(failure)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        ended
     })
 }
 
@@ -135,17 +156,34 @@ fn send_lines(mut sender: ItemSender) {
     sender.close();
 }
 
-fn print(key: &str, updates: Subscription, label: bool, output: &Output) -> Result<(), Failure> {
+/// Prints what comes on a channel, and gives how it ended. Where that fails the call is cancelled: nobody sees its items.
+fn print(
+    key: &str,
+    updates: Subscription,
+    label: bool,
+    canceller: &Canceller,
+    output: &Output,
+) -> Result<Result<(), Error>, Failure> {
     for update in updates {
-        match update? {
-            Update::Item(item) => print_item(key, &item, label, output)?,
-            Update::Lagged(count) if output.is_json() => {
-                output.object(&json!({ "channel": key, "lagged": count }))?;
-            }
-            Update::Lagged(count) => output.note(&format!("{key}: {count} left out here")),
+        match update {
+            Err(error) => return Ok(Err(error)),
+            Ok(update) => print_update(key, update, label, output).inspect_err(|_| canceller.cancel())?,
         }
     }
-    Ok(())
+    Ok(Ok(()))
+}
+
+fn print_update(key: &str, update: Update, label: bool, output: &Output) -> Result<(), Failure> {
+    match update {
+        Update::Item(item) => print_item(key, &item, label, output),
+        Update::Lagged(count) if output.is_json() => {
+            output.object(&json!({ "channel": key, "lagged": count }))
+        }
+        Update::Lagged(count) => {
+            output.note(&format!("{key}: {count} left out here"));
+            Ok(())
+        }
+    }
 }
 
 fn print_item(key: &str, item: &Item, label: bool, output: &Output) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ mod call;
 mod check;
 mod contract;
 mod explain;
+mod interrupts;
 mod measure;
 mod monitor;
 mod narrow;

@@ -258,6 +258,17 @@ impl<A, W> Core<A, W> {
         }
     }
 
+    /// Asks the daemon to cancel a call whose caller goes on waiting for its end; where it has ended, to stop the channels that
+    /// it left open.
+    pub(crate) fn ask_to_cancel(&mut self, stream: StreamId) {
+        if self.connection.cancel(stream) == Withdrawal::NeverSent {
+            let cancelled = || Error::channel_ended(ErrorCode::Cancelled, "");
+            self.end_inboxes(Some(stream), cancelled);
+            self.stop_outlets(Some(stream), cancelled);
+            self.end(stream, Err(cancelled().with_delivery(Delivery::NotDelivered)));
+        }
+    }
+
     /// Takes what one read brought; `capacity` is that of the buffer which `data` is part of. An empty read is the end of
     /// the stream.
     pub(crate) fn handle_input(

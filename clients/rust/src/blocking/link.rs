@@ -175,6 +175,14 @@ impl Link {
         state.nudge();
     }
 
+    /// Asks the daemon to cancel a call for whose end another thread waits, or to stop the channels that it left open.
+    pub(super) fn ask_to_cancel(&self, stream: StreamId) {
+        let mut state = self.lock();
+        state.core.ask_to_cancel(stream);
+        self.flush(&mut state);
+        state.nudge();
+    }
+
     /// Waits for the next item of a channel, or its end; `None` at the deadline.
     pub(super) fn wait_item(
         &self,

@@ -191,7 +191,48 @@ pub struct Running {
     deadline: Option<Instant>,
 }
 
+/// Cancels a call from another thread than the one that waits for its end.
+#[derive(Debug, Clone)]
+pub struct Canceller {
+    link: Arc<Link>,
+    stream: StreamId,
+}
+
+impl Canceller {
+    /// Asks the daemon to cancel the call, without waiting for its answer. [`Running::wait`] then ends with `cancelled`, or with the result
+    /// if that came first. Where the call has ended, the channels that it left open are stopped, and end with
+    /// `cancelled` too. What came before is still there to be taken. Asking again changes nothing.
+    pub fn cancel(&self) {
+        self.link.ask_to_cancel(self.stream);
+    }
+}
+
 impl Running {
+    /// What another thread can cancel the call with, while this one waits for its end.
+    ///
+    /// ```no_run
+    /// use invoked_client::{Options, blocking::Client};
+    ///
+    /// let client = Client::connect(Options::new())?;
+    /// let running = client.call("index.build").start()?;
+    /// let canceller = running.canceller();
+    /// std::thread::spawn(move || {
+    ///     // Enter is enough.
+    ///     std::io::stdin().read_line(&mut String::new()).ok();
+    ///     canceller.cancel();
+    /// });
+    /// match running.wait() {
+    ///     Err(error) if error.is_cancelled() => println!("given up"),
+    ///     outcome => println!("{} bytes", outcome?.bytes().len()),
+    /// }
+    /// # Ok::<(), invoked_client::Error>(())
+    /// ```
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        let Some(stream) = self.stream else { unreachable!("it is taken by what ends this") };
+        Canceller { link: Arc::clone(&self.link), stream }
+    }
+
     /// Waits for the result. Channels of the call may go on after it.
     ///
     /// # Errors

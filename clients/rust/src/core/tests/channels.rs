@@ -199,3 +199,46 @@ fn a_channel_that_blocks_tells_of_nothing_left_out() {
     give_after(&mut world, stream, 7, 2);
     assert_eq!(next(&mut world, stream), Some(Ok(2)));
 }
+
+#[test]
+fn a_call_that_is_asked_to_cancel_ends_by_the_daemon_s_answer_and_its_items_still_come() {
+    let (mut world, stream) = called();
+    assert!(world.take(stream).is_none() && give(&mut world, stream, 10));
+    world.core.ask_to_cancel(stream);
+    world.core.ask_to_cancel(stream);
+    world.reach_daemon();
+    let events: Vec<_> = std::iter::from_fn(|| world.daemon.poll_event()).collect();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(matches!(events[0], Event::Cancelled { .. }), "{events:?}");
+    assert!(world.take(stream).is_none(), "the daemon says how it ends");
+    let failure = Failure::framework(ErrorCode::Cancelled, "", Delivery::Delivered);
+    world.daemon.fail_call(stream, ErrorCode::Cancelled, failure, Message::from(Body::None)).expect("open");
+    world.reach_client();
+    assert_eq!(world.verdict(stream).0, Some(ErrorCode::Cancelled));
+    assert_eq!(next(&mut world, stream), Some(Ok(10)));
+    assert_eq!(next(&mut world, stream), Some(Err(Some(ErrorCode::Cancelled))));
+}
+
+#[test]
+fn asking_to_cancel_after_the_end_stops_the_channels_that_live_on() {
+    let (mut world, stream) = called();
+    world.reply(stream, Body::None);
+    world.reach_client();
+    assert!(world.take(stream).expect("ended").is_ok());
+    world.core.ask_to_cancel(stream);
+    world.reach_daemon();
+    let stopped = std::iter::from_fn(|| world.daemon.poll_event())
+        .any(|event| matches!(event, Event::ChannelStopped { channel: 1, .. }));
+    assert!(stopped);
+    world.reach_client();
+    assert_eq!(next(&mut world, stream), Some(Err(Some(ErrorCode::Cancelled))));
+}
+
+#[test]
+fn a_call_that_never_left_is_cancelled_at_once() {
+    let mut world = World::open();
+    let stream = world.call(Body::None);
+    assert!(world.take(stream).is_none());
+    world.core.ask_to_cancel(stream);
+    assert_eq!(world.verdict(stream), (Some(ErrorCode::Cancelled), Delivery::NotDelivered));
+}
