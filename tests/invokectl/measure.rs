@@ -125,7 +125,10 @@ fn the_tour_verifies_every_step_and_leaves_nothing() {
     let lines = ended.objects();
     let (sum, steps) = lines.split_last().expect("lines");
     let names: Vec<&str> = steps.iter().filter_map(|step| step["step"].as_str()).collect();
-    let expected = ["start", "json", "raw", "mixed", "denial", "deadline", "crash", "takeover", "latency"];
+    let expected = [
+        "start", "json", "raw", "mixed", "items", "lines", "cancel", "denial", "deadline", "crash",
+        "takeover", "latency",
+    ];
     assert_eq!(names, expected);
     assert!(steps.iter().all(|step| step["ok"] == true && step["line"].is_string()), "{lines:?}");
     assert_eq!(sum["tour"]["failed"], Value::Array(Vec::new()));

@@ -5,6 +5,7 @@
 
 mod faults;
 mod steps;
+mod streams;
 mod world;
 
 use std::io::BufRead;
@@ -30,6 +31,12 @@ pub(super) enum StepName {
     Raw,
     /// JSON and attachments in one call
     Mixed,
+    /// Items on a channel, from a command to its caller
+    Items,
+    /// Items on a channel, from a caller to a command
+    Lines,
+    /// A call cancelled in the middle of its items
+    Cancel,
     /// A call that no grant allows
     Denial,
     /// A call that has no time left, and one of a daemon that hangs
@@ -111,6 +118,9 @@ impl StepName {
             StepName::Json => steps::json(world),
             StepName::Raw => steps::raw(world),
             StepName::Mixed => steps::mixed(world),
+            StepName::Items => streams::items(world),
+            StepName::Lines => streams::lines(world),
+            StepName::Cancel => streams::cancel(world),
             StepName::Denial => steps::denial(world),
             StepName::Deadline => faults::deadline(world),
             StepName::Crash => faults::crash(world),

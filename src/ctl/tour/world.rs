@@ -1,5 +1,6 @@
 //! What the steps happen in: a directory, a daemon, and lines that are typed.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,18 +32,33 @@ impl World {
         Ok(World { sandbox: Sandbox::new()?, invokectl: sibling("invokectl")? })
     }
 
-    /// Runs `invokectl` with these words after the address, in the directory that the daemon shares.
-    pub(super) fn type_line(&self, words: &[&str]) -> Result<Typed, Failure> {
+    /// `invokectl` with these words after the address, in the directory that the daemon shares; and the line as it is typed.
+    pub(super) fn command(&self, words: &[&str]) -> (Command, String) {
         let address = self.sandbox.address().to_string();
         let words: Vec<&str> = ["-a", &address].iter().chain(words).copied().collect();
-        let ended = Command::new(&self.invokectl)
-            .args(&words)
-            .current_dir(self.sandbox.shared())
-            .stdin(Stdio::null())
-            .output()
-            .map_err(Failure::local("can't run invokectl"))?;
+        let mut command = Command::new(&self.invokectl);
+        command.args(&words).current_dir(self.sandbox.shared()).stdin(Stdio::null());
+        (command, line_of(&words))
+    }
+
+    /// Runs it.
+    pub(super) fn type_line(&self, words: &[&str]) -> Result<Typed, Failure> {
+        self.type_line_with(words, b"")
+    }
+
+    /// Runs it with a few bytes as standard input.
+    pub(super) fn type_line_with(&self, words: &[&str], input: &[u8]) -> Result<Typed, Failure> {
+        let (mut command, line) = self.command(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let failed = || Failure::local("can't run invokectl");
+        let mut child = command.spawn().map_err(failed())?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // It may end without reading them; a pipe holds a few bytes.
+            drop(stdin.write_all(input));
+        }
+        let ended = child.wait_with_output().map_err(failed())?;
         Ok(Typed {
-            line: line_of(&words),
+            line,
             code: ended.status.code(),
             stdout: ended.stdout,
             stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
