@@ -151,7 +151,8 @@ impl Broker {
         }
         self.stats.calls += 1;
         let command = call.command.clone();
-        let noted = self.note_call(now, peer, &command, inline_len(&call.parts).unwrap_or(u64::MAX));
+        let noted =
+            self.note_call(now, (peer, stream), &command, inline_len(&call.parts).unwrap_or(u64::MAX));
         match self.admit(now, (peer, stream), call, payload) {
             Ok((admitted, assembly, slot, memory)) => {
                 let state = CallState {

@@ -107,8 +107,6 @@ pub(crate) struct Broker {
     denial_log: LogLimit,
     decisions: Decisions,
     watching: bool,
-    /// Whether each call is recorded.
-    monitored: bool,
     draining: bool,
 }
 
@@ -179,7 +177,6 @@ impl Broker {
             stats: Stats::default(),
             denial_log: LogLimit::new(),
             watching: false,
-            monitored: false,
             draining: false,
         }
     }

@@ -1,4 +1,4 @@
-//! What a monitor is told of calls: one record a call, when it ends at its caller. Bodies and arguments are in none.
+//! What a monitor is told of calls: one record a call, once its answer is written. Bodies and arguments are in none.
 //!
 //! While nobody monitors, a call carries an empty `Option` and nothing is noted of it.
 
@@ -17,6 +17,8 @@ use crate::ipc::{Peer, PeerId};
 pub(crate) struct CallRecord {
     /// The caller.
     pub(crate) peer: Arc<Peer>,
+    /// Its stream.
+    pub(crate) stream: u64,
     /// What it called.
     pub(crate) command: Text,
     /// How it ended; `None` for a result.
@@ -28,11 +30,22 @@ pub(crate) struct CallRecord {
     /// Where its handler ran; `None` if none did.
     pub(crate) place: Option<Place>,
     /// From its first byte to its last.
-    pub(crate) transfer: Duration,
+    pub(crate) receive: Duration,
     /// From there until its handler began.
     pub(crate) queue: Duration,
     /// From there to its end.
     pub(crate) handler: Duration,
+    /// When that was.
+    pub(crate) ended: Instant,
+    /// From there until the socket had taken all of the answer; `None` while it has not, and if the caller left before.
+    pub(crate) transfer: Option<Duration>,
+}
+
+impl CallRecord {
+    /// The answer is written.
+    pub(crate) fn written(&mut self, now: Instant) {
+        self.transfer = Some(now.saturating_duration_since(self.ended));
+    }
 }
 
 /// When a handler ran, as whoever runs it says.
@@ -58,6 +71,7 @@ impl Timing {
 #[derive(Debug)]
 pub(super) struct Noted {
     peer: Arc<Peer>,
+    stream: u64,
     command: Text,
     bytes_in: u64,
     started: Instant,
@@ -67,25 +81,27 @@ pub(super) struct Noted {
 }
 
 impl Broker {
-    /// Lets each call be recorded from now on, or not any more.
-    pub(crate) fn monitor(&mut self, monitored: bool) {
-        self.monitored = monitored;
+    /// So many monitor from now on. While nobody does, nothing of a call is recorded.
+    pub(crate) fn monitor(&mut self, monitors: usize) {
+        self.stats.monitors = monitors;
     }
 
     /// What is to be noted of a call that comes now; `None` while nobody monitors.
     pub(super) fn note_call(
-        &self,
+        &mut self,
         now: Instant,
-        peer: PeerId,
+        (peer, stream): (PeerId, u64),
         command: &Text,
         bytes_in: u64,
     ) -> Option<Box<Noted>> {
-        if !self.monitored {
+        if self.stats.monitors == 0 {
             return None;
         }
         let PeerState { peer, .. } = self.peers.get(&peer)?;
+        self.stats.calls_recorded += 1;
         Some(Box::new(Noted {
             peer: Arc::clone(peer),
+            stream,
             command: command.detach(),
             bytes_in,
             started: now,
@@ -117,7 +133,7 @@ impl Noted {
     }
 
     fn record(self, now: Instant, code: Option<ErrorCode>, bytes_out: u64) -> CallRecord {
-        let Noted { peer, command, bytes_in, started, dispatched, timing } = self;
+        let Noted { peer, stream, command, bytes_in, started, dispatched, timing } = self;
         let (whole, place) = match dispatched {
             Some((at, place)) => (at, Some(place)),
             None => (now, None),
@@ -127,14 +143,17 @@ impl Noted {
         let began = timing.began.get().copied().unwrap_or(ended).clamp(whole, ended);
         CallRecord {
             peer,
+            stream,
             command,
             code,
             bytes_in,
             bytes_out,
             place,
-            transfer: whole.saturating_duration_since(started),
+            receive: whole.saturating_duration_since(started),
             queue: began.saturating_duration_since(whole),
             handler: ended.saturating_duration_since(began),
+            ended,
+            transfer: None,
         }
     }
 }

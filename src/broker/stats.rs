@@ -18,6 +18,10 @@ pub(crate) struct Stats {
     pub(crate) channels: usize,
     /// Bytes now of items that wait for the loop, each counted as 256 at least.
     pub(crate) item_bytes: u64,
+    /// Who is told of each call now.
+    pub(crate) monitors: usize,
+    /// Calls recorded for them since the start; nothing is while there are none.
+    pub(crate) calls_recorded: u64,
     /// Connections taken since the start.
     pub(crate) connections: u64,
     /// Connections turned away for a quota.

@@ -24,9 +24,10 @@ struct Record {
     bytes_in: u64,
     bytes_out: u64,
     runs: Option<String>,
-    transfer_us: u64,
+    receive_us: u64,
     queue_us: u64,
     handler_us: u64,
+    transfer_us: Option<u64>,
 }
 
 pub(super) fn run(global: &Global, args: &MonitorArgs, output: &Output) -> Result<(), Failure> {
@@ -73,12 +74,14 @@ impl Record {
         match runs {
             None => text.push_str("not run"),
             Some(runs) => {
-                let [transfer, queue, handler] =
-                    [self.transfer_us, self.queue_us, self.handler_us].map(Duration::from_micros);
-                text.push_str(&format!(
-                    "{runs}: transfer {transfer:?}, queue {queue:?}, handler {handler:?}"
-                ));
+                let [receive, queue, handler] =
+                    [self.receive_us, self.queue_us, self.handler_us].map(Duration::from_micros);
+                text.push_str(&format!("{runs}: receive {receive:?}, queue {queue:?}, handler {handler:?}"));
             }
+        }
+        match self.transfer_us {
+            Some(us) => text.push_str(&format!(", transfer {:?}", Duration::from_micros(us))),
+            None => text.push_str(", its answer not taken"),
         }
         // It is one line, whatever a peer has sent.
         text.replace(['\n', '\t'], " ")
@@ -101,16 +104,18 @@ mod tests {
             bytes_in: 30,
             bytes_out: 4096,
             runs: Some("pool".to_owned()),
-            transfer_us: 0,
+            receive_us: 0,
             queue_us: 40,
             handler_us: 1500,
+            transfer_us: Some(12),
         };
         assert_eq!(
             record.shown(),
             "2000-02-28 23:59:59Z  uid=1000(ana) pid=42  fs.read_file  ok  30 B in, 4096 B out  \
-             pool: transfer 0ns, queue 40µs, handler 1.5ms"
+             pool: receive 0ns, queue 40µs, handler 1.5ms, transfer 12µs"
         );
-        (record.runs, record.command) = (None, "a\nb".to_owned());
-        assert!(record.shown().ends_with("  a b  ok  30 B in, 4096 B out  not run"), "{}", record.shown());
+        (record.runs, record.command, record.transfer_us) = (None, "a\nb".to_owned(), None);
+        let shown = record.shown();
+        assert!(shown.ends_with("  a b  ok  30 B in, 4096 B out  not run, its answer not taken"), "{shown}");
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct Hub {
     pub(super) runner: Runner,
     /// Of the connections of peers of which no capability says otherwise.
     settings: Settings,
-    links: RefCell<HashMap<PeerId, Rc<Link>>>,
+    pub(super) links: RefCell<HashMap<PeerId, Rc<Link>>>,
     /// Who waits for answers of calls that came from no connection, by their streams.
     pub(super) waiters: RefCell<HashMap<u64, LocalWaiter>>,
     /// The peer that stands for the daemon itself.
@@ -374,7 +374,7 @@ impl Hub {
                     self.with_connection(peer, |connection| connection.drain("the daemon is stopping"));
                 }
                 Output::CancelHandler(call) => self.runner.cancel(call),
-                Output::Observed(Observed::Called(record)) => self.tell_monitors(&record),
+                Output::Observed(Observed::Called(record)) => self.call_ended(*record),
                 Output::Observed(observed) => note(&observed),
             }
         }
@@ -393,6 +393,7 @@ impl Hub {
 
     pub(super) fn note_unread(&self, peer: PeerId, bytes: usize) {
         self.broker.borrow_mut().note_unread(peer, bytes);
+        self.tell_written(peer);
         self.poll_relief();
     }
 
@@ -400,6 +401,7 @@ impl Hub {
         self.links.borrow_mut().remove(&peer);
         self.broker.borrow_mut().handle_loss(now, peer);
         self.pump(now);
+        self.tell_written(peer);
         self.runner.close_resources(peer);
         self.poll_relief();
     }

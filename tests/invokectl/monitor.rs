@@ -1,7 +1,10 @@
 //! `invokectl monitor`: each call as it ends, to who operates the daemon.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use invoked_client::Options;
+use invoked_client::blocking::{Client, Running};
 use serde_json::{Value, json};
 
 use crate::world::{Daemon, Following};
@@ -38,6 +41,7 @@ fn a_call_is_told_with_where_its_time_went_and_without_its_arguments() {
         "outcome",
         "pid",
         "queue_us",
+        "receive_us",
         "runs",
         "transfer_us",
         "uid",
@@ -49,6 +53,90 @@ fn a_call_is_told_with_where_its_time_went_and_without_its_arguments() {
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&json!(body), &json!(body)));
     assert_eq!((&line["command"], &line["outcome"]), (&json!("core.echo"), &json!("ok")));
     assert_eq!((&line["runs"], &line["lane"]), (&json!("inline"), &json!("inline")));
+    assert!(line["transfer_us"].is_u64(), "the caller has its answer: {line}");
+}
+
+/// A call of 16 MiB whose answer waits at the daemon, as nobody reads it.
+fn unread(daemon: &Daemon) -> (Client, Running) {
+    let options = Options::new().address(daemon.address().parse().expect("an address"));
+    let client = Client::connect(options).expect("connected");
+    let running = client.call("bench.bytes").arg("len", 16 << 20).start().expect("sent");
+    let start = Instant::now();
+    while stats(daemon)["unread_bytes"] == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "the handler ends");
+    }
+    (client, running)
+}
+
+fn stats(daemon: &Daemon) -> Value {
+    daemon.ctl(&["-j", "stats"]).expect(0).objects().remove(0)
+}
+
+/// A monitor of `bench.bytes` that has told its first call.
+fn watching_bytes(daemon: &Daemon) -> Following {
+    let mut following = daemon.follow(&["-j", "monitor", "--command", "bench.bytes"]);
+    first(daemon, &mut following, &["call", "bench.bytes", "len:=1"], 0);
+    following
+}
+
+/// The next call that gave so many bytes.
+fn told_of(following: &mut Following, bytes: u64) -> Value {
+    loop {
+        let line = following.line();
+        if line["bytes_out"] == bytes {
+            return line;
+        }
+    }
+}
+
+#[test]
+fn the_transfer_ends_when_the_caller_has_taken_its_answer() {
+    let daemon = Daemon::start();
+    let mut following = watching_bytes(&daemon);
+    let (_client, running) = unread(&daemon);
+    std::thread::sleep(Duration::from_millis(50));
+    running.wait().expect("answered");
+    let line = told_of(&mut following, 16 << 20);
+    assert!(line["transfer_us"].as_u64() >= Some(50_000), "it has waited for its reader: {line}");
+}
+
+#[test]
+fn a_caller_that_left_has_taken_no_answer() {
+    let daemon = Daemon::start();
+    let mut following = watching_bytes(&daemon);
+    let (client, running) = unread(&daemon);
+    drop((running, client));
+    let line = told_of(&mut following, 16 << 20);
+    assert_eq!((&line["outcome"], &line["transfer_us"]), (&json!("ok"), &Value::Null), "{line}");
+}
+
+#[test]
+fn nothing_is_recorded_while_nobody_monitors_and_who_leaves_is_noticed_at_once() {
+    let daemon = Daemon::start();
+    let told = |stats: Value| (stats["monitors"].as_u64(), stats["calls_recorded"].as_u64());
+    daemon.ctl(&["call", "bench.bytes", "len:=1"]).expect(0);
+    assert_eq!(told(stats(&daemon)), (Some(0), Some(0)));
+    // Not with the next call, which would be recorded. The daemon has to be quicker than this test once.
+    let mut recorded = 0;
+    let noticed = (0..50_u64).any(|pause| {
+        drop(watching_bytes(&daemon));
+        std::thread::sleep(Duration::from_millis(20 * pause));
+        let (monitors, now) = told(stats(&daemon));
+        let calls = now.expect("a number") - recorded;
+        recorded += calls;
+        let start = Instant::now();
+        while told(stats(&daemon)).0 != Some(0) {
+            assert!(start.elapsed() < Duration::from_secs(60), "it has left");
+        }
+        recorded = told(stats(&daemon)).1.expect("a number");
+        assert!(calls >= 1, "the call that was monitored");
+        monitors == Some(0)
+    });
+    assert!(noticed);
+    for _ in 0..20 {
+        daemon.ctl(&["call", "bench.bytes", "len:=1"]).expect(0);
+    }
+    assert_eq!(told(stats(&daemon)), (Some(0), Some(recorded)));
 }
 
 #[test]

@@ -196,6 +196,12 @@ impl<A> Connection<A> {
         self.inbound.len()
     }
 
+    /// Whether a call of the peer holds a slot still: it is not answered, or the socket has not taken all of its answer.
+    #[must_use]
+    pub fn is_unwritten(&self, stream: u64) -> bool {
+        self.inbound.contains_key(&stream)
+    }
+
     pub(super) fn handle_call(&mut self, frame: Frame<A>) -> Result<(), PeerError> {
         let stream = frame.header.stream;
         self.check_opening(stream)?;

@@ -102,7 +102,7 @@ fn calls_are_recorded_only_while_somebody_monitors_and_once_each() {
     let ana = bus.connect(1000).unwrap();
     bus.call(ana, "t.slow", 10);
     assert!(bus.running[0].timing.is_none(), "nothing is carried for a monitor that is not there");
-    bus.broker.monitor(true);
+    bus.broker.monitor(1);
     bus.complete_oldest(done());
     assert!(bus.records.is_empty(), "it began before");
 
@@ -128,10 +128,10 @@ fn calls_are_recorded_only_while_somebody_monitors_and_once_each() {
     );
     assert_eq!((told[2].1, told[2].5), ("t.nothing", false));
     assert_eq!(told[3], (1001, "t.slow", denied, 7, 0, false));
-    let spent = bus.records[0].transfer + bus.records[0].queue + bus.records[0].handler;
+    let spent = bus.records[0].receive + bus.records[0].queue + bus.records[0].handler;
     assert_eq!(spent, Duration::from_millis(3), "all of its time, and no more");
 
-    bus.broker.monitor(false);
+    bus.broker.monitor(0);
     bus.call(ana, "t.slow", 10);
     assert!(bus.running[0].timing.is_none());
     bus.complete_oldest(done());

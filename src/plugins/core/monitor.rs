@@ -1,4 +1,4 @@
-//! `core.monitor`: each call as it ends, told to who operates the daemon.
+//! `core.monitor`: each call once its answer is written, told to who operates the daemon.
 //!
 //! Owns the form of a record and the filters. Nothing waits for whoever monitors: the channel leaves out what is not taken.
 
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::explain::{argument, invalid};
 use super::{answered, handle};
+use crate::async_runtime;
 use crate::authority::{GlobScope, PeerQuestion, ScopeObjectMatch};
 use crate::broker::{CallRecord, Place};
 use crate::ipc::{Channel, CommandArg, CommandItem, Fault, InvokeMessage, Outcome, Response};
@@ -40,6 +41,7 @@ pub(super) async fn monitor(message: InvokeMessage) -> Outcome {
     }
     let wanted = wanted(&message)?;
     let daemon = handle(&message)?;
+    let watched = calls.clone();
     let began = daemon.ask(move |hub| {
         hub.monitor(Box::new(move |record| {
             if wanted.is(record) {
@@ -49,9 +51,15 @@ pub(super) async fn monitor(message: InvokeMessage) -> Outcome {
             !calls.is_closed()
         }))
     });
-    if !answered(began.await)? {
+    let Some(monitor) = answered(began.await)? else {
         return Err(Fault::refusal(ErrorCode::ResourceExhausted, "too many monitors are running").into());
-    }
+    };
+    // At once when its reader leaves, and not with the next call: from then on nothing is recorded for it.
+    drop(async_runtime::spawn(async move {
+        watched.closed().await;
+        // A daemon that has stopped has no monitors.
+        let _ = daemon.ask(move |hub| hub.unmonitor(monitor)).await;
+    }));
     Ok(Response::json(&Value::Null)?)
 }
 
@@ -122,9 +130,10 @@ fn to_json(record: &CallRecord) -> Value {
         "bytes_out": record.bytes_out,
         "lane": "inline",
         "runs": runs,
-        "transfer_us": micros(record.transfer),
+        "receive_us": micros(record.receive),
         "queue_us": micros(record.queue),
         "handler_us": micros(record.handler),
+        "transfer_us": record.transfer.map(micros),
     })
 }
 
