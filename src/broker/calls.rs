@@ -64,6 +64,16 @@ struct Receiving {
     admitted: Admitted,
 }
 
+/// What a call brings with its first frame, besides its record.
+#[derive(Debug)]
+pub(crate) struct FirstOfCall {
+    /// IDEMPOTENT, SENSITIVE.
+    pub(crate) flags: u16,
+    /// The first fragment of its message.
+    pub(crate) payload: Bytes,
+    pub(crate) more: More,
+}
+
 /// A call that was authorized, without its message.
 #[derive(Debug)]
 struct Admitted {
@@ -136,23 +146,23 @@ fn whole_millis(time: Duration) -> u64 {
 }
 
 impl Broker {
-    /// A peer called. The first fragment of its message is `payload`.
+    /// A peer called.
     pub(crate) fn handle_call(
         &mut self,
         now: Instant,
         peer: PeerId,
         stream: u64,
         call: Call,
-        payload: Bytes,
-        more: More,
+        first: FirstOfCall,
     ) {
         if self.is_waiting(peer) {
-            return self.hold_early(peer, Early::Call { stream, call: Box::new(call), payload, more });
+            return self.hold_early(peer, Early::Call { stream, call: Box::new(call), first });
         }
+        let FirstOfCall { flags, payload, more } = first;
         self.stats.calls += 1;
         let command = call.command.clone();
-        let noted =
-            self.note_call(now, (peer, stream), &command, inline_len(&call.parts).unwrap_or(u64::MAX));
+        let bytes = inline_len(&call.parts).unwrap_or(u64::MAX);
+        let noted = self.note_call(now, (peer, stream), flags, &command, bytes);
         match self.admit(now, (peer, stream), call, payload) {
             Ok((admitted, assembly, slot, memory)) => {
                 let state = CallState {
@@ -386,7 +396,7 @@ impl Broker {
         {
             self.deadlines.insert((at, id));
         }
-        let timing = call.noted.as_mut().map(|noted| noted.dispatch(now, place));
+        let timing = call.noted.as_mut().map(|noted| noted.dispatch(now, place, &message));
         let peer = Arc::clone(&state.peer);
         let wire = WireCall {
             command: admitted.command.text(),
@@ -428,10 +438,14 @@ impl Broker {
     /// Ends both legs.
     fn end(&mut self, now: Instant, id: CallId, ending: Ending) {
         let caller = self.calls.find(id).and_then(|call| call.caller);
-        let (code, bytes) = match &ending {
-            Ending::Reply(response) => (None, response.message.len()),
-            Ending::Fail(failed) => (Some(failed.code), failed.message.len()),
+        let (code, message) = match &ending {
+            Ending::Reply(response) => (None, &response.message),
+            Ending::Fail(failed) => (Some(failed.code), &failed.message),
         };
+        let bytes = message.len();
+        if let Some(noted) = self.calls.find_mut(id).and_then(|call| call.noted.as_mut()) {
+            noted.answer(message);
+        }
         self.release_caller(now, id, code, bytes);
         self.drop_call(id);
         if let Some((peer, stream)) = caller {

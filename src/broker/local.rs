@@ -12,7 +12,7 @@ use invoked_proto::connection::More;
 use invoked_proto::metadata::{Call, Extensions, HeaderField};
 use invoked_proto::registry::{Delivery, ErrorCode, limits, tags};
 
-use super::calls::Ending;
+use super::calls::{Ending, FirstOfCall};
 use super::quota::Resource;
 use super::{Broker, PeerState, Standing};
 use crate::authority::PeerFacts;
@@ -80,7 +80,8 @@ impl Broker {
             parts: call.message.parts(),
             extensions,
         };
-        self.handle_call(now, peer, stream, record, payload(call.message), More::Whole);
+        let first = FirstOfCall { flags: 0, payload: payload(call.message), more: More::Whole };
+        self.handle_call(now, peer, stream, record, first);
         stream
     }
 }

@@ -8,6 +8,7 @@ mod calls;
 mod channels;
 mod decisions;
 mod denials;
+mod excerpts;
 mod local;
 mod monitor;
 mod narrowing;
@@ -29,9 +30,11 @@ use foldhash::{HashMap, HashMapExt};
 use invoked_proto::registry::{LIMITS, limits, quotas};
 
 use calls::CallState;
+pub(crate) use calls::FirstOfCall;
 use channels::{Channels, PeerChannels};
 pub(crate) use channels::{Served, serve};
 pub(crate) use decisions::{Decision, DecisionId, Decisions};
+pub(crate) use excerpts::{Bodies, Excerpt};
 pub(crate) use local::{LocalCall, is_local};
 pub(crate) use monitor::{CallRecord, Timing};
 use narrowing::Waiting;
@@ -107,6 +110,8 @@ pub(crate) struct Broker {
     denial_log: LogLimit,
     decisions: Decisions,
     watching: bool,
+    /// Who is charged for the bodies that are recorded, if any are.
+    bodies: Option<Rc<Account>>,
     draining: bool,
 }
 
@@ -177,6 +182,7 @@ impl Broker {
             stats: Stats::default(),
             denial_log: LogLimit::new(),
             watching: false,
+            bodies: None,
             draining: false,
         }
     }

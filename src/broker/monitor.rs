@@ -1,13 +1,17 @@
-//! What a monitor is told of calls: one record a call, once its answer is written. Bodies and arguments are in none.
+//! What a monitor is told of calls: one record a call, once its answer is written. Bodies are in it only
+//! while a monitor asks for them.
 //!
 //! While nobody monitors, a call carries an empty `Option` and nothing is noted of it.
 
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use invoked_proto::Text;
+use invoked_proto::body::Message;
 use invoked_proto::registry::ErrorCode;
 
+use super::excerpts::Bodies;
 use super::output::{Observed, Output, Place};
 use super::{Broker, PeerState};
 use crate::ipc::{Peer, PeerId};
@@ -39,6 +43,8 @@ pub(crate) struct CallRecord {
     pub(crate) ended: Instant,
     /// From there until the socket had taken all of the answer; `None` while it has not, and if the caller left before.
     pub(crate) transfer: Option<Duration>,
+    /// Its bodies, as far as they are shown.
+    pub(crate) bodies: Bodies,
 }
 
 impl CallRecord {
@@ -78,12 +84,15 @@ pub(super) struct Noted {
     /// When the message was whole, and where the handler was to run.
     dispatched: Option<(Instant, Place)>,
     timing: Arc<Timing>,
+    bodies: Bodies,
 }
 
 impl Broker {
-    /// So many monitor from now on. While nobody does, nothing of a call is recorded.
-    pub(crate) fn monitor(&mut self, monitors: usize) {
+    /// So many monitor from now on, and of them this peer wants bodies, for whose memory it is charged. While nobody monitors,
+    /// nothing of a call is recorded, and while nobody wants bodies, nothing of them.
+    pub(crate) fn monitor(&mut self, monitors: usize, bodies: Option<PeerId>) {
         self.stats.monitors = monitors;
+        self.bodies = bodies.and_then(|peer| self.peers.get(&peer)).map(|peer| Rc::clone(&peer.account));
     }
 
     /// What is to be noted of a call that comes now; `None` while nobody monitors.
@@ -91,6 +100,7 @@ impl Broker {
         &mut self,
         now: Instant,
         (peer, stream): (PeerId, u64),
+        flags: u16,
         command: &Text,
         bytes_in: u64,
     ) -> Option<Box<Noted>> {
@@ -107,6 +117,7 @@ impl Broker {
             started: now,
             dispatched: None,
             timing: Arc::default(),
+            bodies: Bodies::begin(self.bodies.as_ref(), stream, flags),
         }))
     }
 
@@ -127,13 +138,19 @@ impl Broker {
 
 impl Noted {
     /// The message is whole, and goes to its handler, which is to say when it runs.
-    pub(super) fn dispatch(&mut self, now: Instant, place: Place) -> Arc<Timing> {
+    pub(super) fn dispatch(&mut self, now: Instant, place: Place, message: &Message) -> Arc<Timing> {
+        self.bodies.keep_request(message);
         self.dispatched = Some((now, place));
         Arc::clone(&self.timing)
     }
 
+    /// Its handler has ended, and this is the answer.
+    pub(super) fn answer(&mut self, message: &Message) {
+        self.bodies.keep_reply(message);
+    }
+
     fn record(self, now: Instant, code: Option<ErrorCode>, bytes_out: u64) -> CallRecord {
-        let Noted { peer, stream, command, bytes_in, started, dispatched, timing } = self;
+        let Noted { peer, stream, command, bytes_in, started, dispatched, timing, bodies } = self;
         let (whole, place) = match dispatched {
             Some((at, place)) => (at, Some(place)),
             None => (now, None),
@@ -154,6 +171,7 @@ impl Noted {
             handler: ended.saturating_duration_since(began),
             ended,
             transfer: None,
+            bodies,
         }
     }
 }

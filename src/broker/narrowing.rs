@@ -13,7 +13,7 @@ use invoked_proto::connection::More;
 use invoked_proto::metadata::{Call, Extensions, Hello, Welcome};
 use invoked_proto::registry::{ErrorCode, LIMITS};
 
-use super::{Broker, Output, PeerState, Standing};
+use super::{Broker, FirstOfCall, Output, PeerState, Standing};
 use crate::authority::{Asking, Narrowed, PeerFacts, PeerGrants, PolicySnapshot};
 use crate::ipc::{Peer, PeerId};
 
@@ -76,7 +76,7 @@ pub(super) struct Waiting {
 /// What came before the peer was welcomed. The connection bounds it: a few small calls.
 #[derive(Debug)]
 pub(super) enum Early {
-    Call { stream: u64, call: Box<Call>, payload: Bytes, more: More },
+    Call { stream: u64, call: Box<Call>, first: FirstOfCall },
     Continuation { stream: u64, fragment: Bytes, more: More },
     Cancel { stream: u64 },
 }
@@ -128,9 +128,7 @@ impl Broker {
         self.welcome(id, warnings(&narrowed.unknown));
         for early in waiting.early {
             match early {
-                Early::Call { stream, call, payload, more } => {
-                    self.handle_call(now, id, stream, *call, payload, more);
-                }
+                Early::Call { stream, call, first } => self.handle_call(now, id, stream, *call, first),
                 Early::Continuation { stream, fragment, more } => {
                     self.handle_continuation(now, id, stream, &fragment, more);
                 }

@@ -313,7 +313,7 @@ pub(super) struct DenialsArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "For who operates the daemon. Arguments and bodies are not shown. No call waits for it: calls that come faster \
+    after_help = "For who operates the daemon. Arguments and bodies are shown with --bodies only. No call waits for it: calls that come faster \
     than they are printed are left out, and how many is said. Times are UTC.\n\nExamples:\n  \
     invokectl monitor --command 'fs.*'\n  invokectl monitor --peer user=ana --outcome permission_denied\n  \
     invokectl -j monitor | jq .handler_us"
@@ -330,6 +330,10 @@ pub(super) struct MonitorArgs {
     /// Only calls that ended so: ok, error, or a code, as permission_denied
     #[arg(long, value_name = "OUTCOME")]
     pub(super) outcome: Option<String>,
+
+    /// Show the beginnings of bodies: 1024 bytes of JSON, 64 of raw ones; never those of calls marked sensitive
+    #[arg(long)]
+    pub(super) bodies: bool,
 }
 
 /// A kind of file that people write.

@@ -28,6 +28,21 @@ struct Record {
     queue_us: u64,
     handler_us: u64,
     transfer_us: Option<u64>,
+    // With `--bodies`.
+    request: Option<Excerpt>,
+    reply: Option<Excerpt>,
+    withheld: Option<String>,
+}
+
+/// The beginning of a body.
+#[derive(Debug, Deserialize)]
+struct Excerpt {
+    bytes: u64,
+    text: Option<String>,
+    hex: Option<String>,
+    #[serde(default)]
+    cut: bool,
+    attachments: u64,
 }
 
 pub(super) fn run(global: &Global, args: &MonitorArgs, output: &Output) -> Result<(), Failure> {
@@ -38,6 +53,7 @@ pub(super) fn run(global: &Global, args: &MonitorArgs, output: &Output) -> Resul
         "command": args.command,
         "peer": args.peer,
         "outcome": args.outcome,
+        "bodies": args.bodies,
     });
     call.args(&wanted).send().map_err(|error| Failure::for_operators(error, None))?;
     output.note("each call as it ends, until Ctrl-C");
@@ -56,7 +72,10 @@ fn tell(record: &Value, output: &Output) -> Result<(), Failure> {
         return output.object(record);
     }
     match Record::deserialize(record) {
-        Ok(record) => output.text(&record.shown()),
+        Ok(record) => {
+            output.text(&record.shown())?;
+            record.bodies().into_iter().try_for_each(|line| output.text(&line))
+        }
         // Of a daemon that tells it in another form.
         Err(_) => output.text(&record.to_string()),
     }
@@ -88,9 +107,38 @@ impl Record {
     }
 }
 
+impl Record {
+    /// What is shown of its bodies, a line each.
+    fn bodies(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        lines.extend(self.request.as_ref().map(|excerpt| format!("  request: {}", excerpt.shown())));
+        lines.extend(self.reply.as_ref().map(|excerpt| format!("  reply: {}", excerpt.shown())));
+        lines.extend(self.withheld.as_ref().map(|why| format!("  bodies withheld: {why}")));
+        lines
+    }
+}
+
+impl Excerpt {
+    fn shown(&self) -> String {
+        let Excerpt { bytes, text, hex, cut, attachments } = self;
+        let mut shown = match (text, hex) {
+            (Some(text), _) => text.replace(['\n', '\t'], " "),
+            (None, Some(hex)) => format!("{bytes} raw bytes {hex}"),
+            (None, None) => "none".to_owned(),
+        };
+        if *cut {
+            shown.push_str(&format!("… ({bytes} B)"));
+        }
+        if *attachments > 0 {
+            shown.push_str(&format!(" and {attachments} attachments"));
+        }
+        shown
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Record;
+    use super::{Excerpt, Record};
 
     #[test]
     fn a_call_is_one_line_with_its_time_split() {
@@ -108,6 +156,9 @@ mod tests {
             queue_us: 40,
             handler_us: 1500,
             transfer_us: Some(12),
+            request: None,
+            reply: None,
+            withheld: None,
         };
         assert_eq!(
             record.shown(),
@@ -117,5 +168,20 @@ mod tests {
         (record.runs, record.command, record.transfer_us) = (None, "a\nb".to_owned(), None);
         let shown = record.shown();
         assert!(shown.ends_with("  a b  ok  30 B in, 4096 B out  not run, its answer not taken"), "{shown}");
+    }
+
+    #[test]
+    fn a_body_is_one_line_of_its_own() {
+        let excerpt = |text: Option<&str>, hex: Option<&str>, cut| Excerpt {
+            bytes: 2000,
+            text: text.map(str::to_owned),
+            hex: hex.map(str::to_owned),
+            cut,
+            attachments: 0,
+        };
+        assert_eq!(excerpt(Some("{\n\"a\":1}"), None, false).shown(), "{ \"a\":1}");
+        assert_eq!(excerpt(None, Some("00ff"), true).shown(), "2000 raw bytes 00ff… (2000 B)");
+        let both = Excerpt { attachments: 2, ..excerpt(None, None, false) };
+        assert_eq!(both.shown(), "none and 2 attachments");
     }
 }

@@ -74,7 +74,8 @@ pub fn plugin(config: &Config) -> Plugin {
                 .argument(argument("wait_ms", "u64")),
             Command::future("monitor", monitor::monitor)
                 .docs(
-                    "Tells each call on the channel `calls` when it ends, without its arguments and bodies.\n\nIt is answered \
+                    "Tells each call on the channel `calls` once its answer is written; with `bodies` also the beginnings of its \
+                     bodies, but never those of a SENSITIVE call.\n\nIt is answered \
                      at once; the channel lives on until its reader leaves. Only calls of commands that `command`, a pattern \
                      as fs.*, matches, of `peer` (`uid`, `user`, `pid` or `connection`), and that ended with `outcome` (ok, \
                      error, or a code as permission_denied).",
@@ -82,7 +83,8 @@ pub fn plugin(config: &Config) -> Plugin {
                 .argument(Argument { key: "calls", kind: "Subscription", optional: false })
                 .argument(argument("command", "String"))
                 .argument(argument("peer", "PeerQuestion"))
-                .argument(argument("outcome", "String")),
+                .argument(argument("outcome", "String"))
+                .argument(argument("bodies", "bool")),
             Command::future("schema", schema::schema)
                 .docs("Gives JSON Schemas of capability and permission files, for editors."),
             Command::future("stats", stats).docs("Tells the counters of the daemon."),

@@ -22,7 +22,7 @@ use super::local::{self, LocalWaiter};
 use super::monitors::Monitors;
 use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::broker::{
-    Broker, FirstOfItem, Narrowing, Observed, Output, Served, Swept, held_to, is_local, serve,
+    Broker, FirstOfCall, FirstOfItem, Narrowing, Observed, Output, Served, Swept, held_to, is_local, serve,
 };
 use crate::ipc::{PeerId, Ready};
 use crate::runner::{Completion, Runner};
@@ -282,8 +282,8 @@ impl Hub {
         let mut broker = self.broker.borrow_mut();
         match event {
             Event::Greeted(hello) => broker.handle_hello(peer, &hello),
-            Event::Called { stream, call, payload, more, .. } => {
-                broker.handle_call(now, peer, stream, call, payload, more);
+            Event::Called { stream, flags, call, payload, more, .. } => {
+                broker.handle_call(now, peer, stream, call, FirstOfCall { flags, payload, more });
             }
             Event::Continued { stream, payload, more } => {
                 broker.handle_continuation(now, peer, stream, &payload, more);

@@ -29,6 +29,7 @@ pub(crate) use hub::{Hub, Waits};
 pub(crate) use local::LocalWaiter;
 use look::Looks;
 pub(crate) use loopback::{Loopback, LoopbackAsk, LoopbackCall};
+pub(crate) use monitors::Watcher;
 pub(crate) use turn::{Turn, Turns};
 
 use crate::ipc::PeerId;

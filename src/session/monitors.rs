@@ -19,6 +19,14 @@ const MONITORS_MAX: usize = 16;
 /// Takes a record; false once it wants no more. It is called on the loop and must not wait.
 pub(crate) type Monitor = Box<dyn FnMut(&CallRecord) -> bool + Send>;
 
+/// Who monitors.
+pub(crate) struct Watcher {
+    pub(crate) peer: PeerId,
+    /// Whether it wants bodies, for whose memory it is charged.
+    pub(crate) bodies: bool,
+    pub(crate) tell: Monitor,
+}
+
 /// By which a monitor is taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MonitorId(u64);
@@ -26,7 +34,7 @@ pub(crate) struct MonitorId(u64);
 /// All of them, and the calls of which they are to be told.
 #[derive(Default)]
 pub(super) struct Monitors {
-    all: RefCell<Vec<(MonitorId, Monitor)>>,
+    all: RefCell<Vec<(MonitorId, Watcher)>>,
     next: Cell<u64>,
     /// Calls that have ended and whose answers are not written.
     unwritten: RefCell<HashMap<PeerId, Vec<CallRecord>>>,
@@ -39,16 +47,16 @@ impl fmt::Debug for Monitors {
 }
 
 impl Hub {
-    /// Tells each call to `monitor` from now on; `None` if there are too many. While there is none, calls are not recorded.
-    pub(crate) fn monitor(&self, monitor: Monitor) -> Option<MonitorId> {
+    /// Tells each call to `watcher` from now on; `None` if there are too many. While there is none, calls are not recorded.
+    pub(crate) fn monitor(&self, watcher: Watcher) -> Option<MonitorId> {
         let mut all = self.monitors.all.borrow_mut();
         if all.len() >= MONITORS_MAX {
             return None;
         }
         let id = MonitorId(self.monitors.next.get());
         self.monitors.next.set(id.0 + 1);
-        all.push((id, monitor));
-        self.count_monitors(all.len());
+        all.push((id, watcher));
+        self.count_monitors(&all);
         Some(id)
     }
 
@@ -56,7 +64,7 @@ impl Hub {
     pub(crate) fn unmonitor(&self, id: MonitorId) {
         let mut all = self.monitors.all.borrow_mut();
         all.retain(|(other, _)| *other != id);
-        self.count_monitors(all.len());
+        self.count_monitors(&all);
     }
 
     /// A call has ended; its answer may be on its way.
@@ -102,16 +110,17 @@ impl Hub {
         let mut all = self.monitors.all.borrow_mut();
         let before = all.len();
         for record in records {
-            all.retain_mut(|(_, monitor)| monitor(record));
+            all.retain_mut(|(_, watcher)| (watcher.tell)(record));
         }
         if all.len() != before {
-            self.count_monitors(all.len());
+            self.count_monitors(&all);
         }
     }
 
-    fn count_monitors(&self, monitors: usize) {
-        self.broker.borrow_mut().monitor(monitors);
-        if monitors == 0 {
+    fn count_monitors(&self, all: &[(MonitorId, Watcher)]) {
+        let bodies = all.iter().find(|(_, watcher)| watcher.bodies).map(|(_, watcher)| watcher.peer);
+        self.broker.borrow_mut().monitor(all.len(), bodies);
+        if all.is_empty() {
             self.monitors.unwritten.borrow_mut().clear();
         }
     }

@@ -56,6 +56,28 @@ fn a_call_is_told_with_where_its_time_went_and_without_its_arguments() {
     assert!(line["transfer_us"].is_u64(), "the caller has its answer: {line}");
 }
 
+#[test]
+fn bodies_are_shown_where_they_are_asked_for_cut_and_never_of_sensitive_calls() {
+    let daemon = Daemon::start();
+    let mut following = daemon.follow(&["-j", "monitor", "--command", "bench.echo", "--bodies"]);
+    let line = first(&daemon, &mut following, &["call", "bench.echo", "word=hunter2"], 0);
+    let shown = json!({
+        "codec": "json", "bytes": 18, "text": "{\"word\":\"hunter2\"}", "cut": false, "attachments": 0,
+    });
+    assert_eq!((&line["request"], &line["reply"], &line["withheld"]), (&shown, &shown, &Value::Null));
+
+    let options = Options::new().address(daemon.address().parse().expect("an address"));
+    let client = Client::connect(options).expect("connected");
+    client.call("bench.echo").raw(vec![0xab; 100]).send().expect("answered");
+    client.call("bench.echo").raw(vec![0xcd; 100]).sensitive().send().expect("answered");
+    let raw = json!({ "codec": "raw", "bytes": 100, "hex": "ab".repeat(64), "cut": true, "attachments": 0 });
+    let line = told_of(&mut following, 100);
+    assert_eq!((&line["request"], &line["reply"]), (&raw, &raw));
+    let line = told_of(&mut following, 100);
+    assert_eq!((&line["withheld"], &line["request"]), (&json!("sensitive"), &Value::Null));
+    assert!(!line.to_string().contains("cdcd"), "{line}");
+}
+
 /// A call of 16 MiB whose answer waits at the daemon, as nobody reads it.
 fn unread(daemon: &Daemon) -> (Client, Running) {
     let options = Options::new().address(daemon.address().parse().expect("an address"));

@@ -213,6 +213,19 @@ impl Bus {
         stream
     }
 
+    /// Calls with the flag SENSITIVE.
+    pub(super) fn call_sensitive(&mut self, peer: usize, command: &str, len: usize) {
+        let message = Message::from(Body::Raw(Bytes::from(vec![7; len])));
+        let flags = invoked_proto::registry::flags::SENSITIVE;
+        let request = Request { command: command.into(), message, flags, ..Request::default() };
+        self.peers[peer].client.call(request).unwrap();
+        self.settle();
+    }
+
+    pub(super) fn peer_id(&self, peer: usize) -> PeerId {
+        self.peers[peer].id
+    }
+
     /// Queues a call at the client.
     pub(super) fn start(&mut self, peer: usize, command: &str, len: usize, deadline_us: Option<u64>) -> u64 {
         let message = Message::from(Body::Raw(Bytes::from(vec![7; len])));
@@ -426,8 +439,9 @@ impl Bus {
             peer.daemon.release(event.payload_len());
             match event {
                 Event::Greeted(hello) => self.broker.handle_hello(peer.id, &hello),
-                Event::Called { stream, call, payload, more, .. } => {
-                    self.broker.handle_call(self.now, peer.id, stream, call, payload, more);
+                Event::Called { stream, flags, call, payload, more, .. } => {
+                    let first = crate::broker::FirstOfCall { flags, payload, more };
+                    self.broker.handle_call(self.now, peer.id, stream, call, first);
                 }
                 Event::Continued { stream, payload, more } => {
                     self.broker.handle_continuation(self.now, peer.id, stream, &payload, more);

@@ -18,6 +18,7 @@ use invoked_proto::body::Body;
 use invoked_proto::registry::{Delivery, ErrorCode};
 use proptest::prelude::*;
 
+use super::Bodies;
 use super::quota::{Bound, Bounds};
 use crate::ipc::{Fault, InvokeError, Response};
 pub(super) use bus::policy;
@@ -102,7 +103,7 @@ fn calls_are_recorded_only_while_somebody_monitors_and_once_each() {
     let ana = bus.connect(1000).unwrap();
     bus.call(ana, "t.slow", 10);
     assert!(bus.running[0].timing.is_none(), "nothing is carried for a monitor that is not there");
-    bus.broker.monitor(1);
+    bus.broker.monitor(1, None);
     bus.complete_oldest(done());
     assert!(bus.records.is_empty(), "it began before");
 
@@ -131,11 +132,40 @@ fn calls_are_recorded_only_while_somebody_monitors_and_once_each() {
     let spent = bus.records[0].receive + bus.records[0].queue + bus.records[0].handler;
     assert_eq!(spent, Duration::from_millis(3), "all of its time, and no more");
 
-    bus.broker.monitor(0);
+    bus.broker.monitor(0, None);
     bus.call(ana, "t.slow", 10);
     assert!(bus.running[0].timing.is_none());
     bus.complete_oldest(done());
     assert_eq!(bus.records.len(), 4);
+    assert_idle(&bus);
+}
+
+#[test]
+fn bodies_are_recorded_where_somebody_asks_and_pays_and_never_of_sensitive_calls() {
+    let mut bus = Bus::new();
+    let (ana, watcher) = (bus.connect(1000).unwrap(), bus.connect(1000).unwrap());
+    let held = bus.broker.stats().message_bytes;
+    bus.broker.monitor(1, None);
+    bus.call(ana, "t.slow", 10);
+    bus.complete_oldest(done());
+    assert!(matches!(bus.records[0].bodies, Bodies::Unasked));
+
+    bus.broker.monitor(1, Some(bus.peer_id(watcher)));
+    bus.call(ana, "t.slow", 2000);
+    assert_eq!(bus.broker.stats().message_bytes, held + 2000 + 2048, "the message, and what is shown");
+    bus.complete_oldest(done());
+    let Bodies::Kept(kept) = &bus.records[1].bodies else { panic!("{:?}", bus.records[1]) };
+    let request = kept.request.as_ref().expect("it came");
+    assert_eq!((request.body.bytes().len(), request.len), (64, 2000));
+    assert_eq!(kept.reply.as_ref().map(|reply| reply.len), Some(4));
+
+    bus.call_sensitive(ana, "t.slow", 10);
+    bus.complete_oldest(done());
+    assert!(matches!(bus.records[2].bodies, Bodies::Sensitive));
+    bus.records.clear();
+    assert_eq!(bus.broker.stats().message_bytes, held, "a record that is told costs nothing");
+
+    bus.broker.monitor(0, None);
     assert_idle(&bus);
 }
 

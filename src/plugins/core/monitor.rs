@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use invoked_proto::body::Body;
 use invoked_proto::name::CommandName;
 use invoked_proto::registry::{ErrorCode, Overflow};
 use serde_json::{Value, json};
@@ -12,8 +13,9 @@ use super::explain::{argument, invalid};
 use super::{answered, handle};
 use crate::async_runtime;
 use crate::authority::{GlobScope, PeerQuestion, ScopeObjectMatch};
-use crate::broker::{CallRecord, Place};
+use crate::broker::{Bodies, CallRecord, Excerpt, Place};
 use crate::ipc::{Channel, CommandArg, CommandItem, Fault, InvokeMessage, Outcome, Response};
+use crate::session::Watcher;
 
 /// Which calls are told.
 #[derive(Debug)]
@@ -41,16 +43,21 @@ pub(super) async fn monitor(message: InvokeMessage) -> Outcome {
     }
     let wanted = wanted(&message)?;
     let daemon = handle(&message)?;
+    let bodies = argument::<bool>(&message, "monitor", "bodies")?.unwrap_or(false);
     let watched = calls.clone();
-    let began = daemon.ask(move |hub| {
-        hub.monitor(Box::new(move |record| {
-            if wanted.is(record) {
-                // It never waits; what is not taken is counted by the channel.
-                return calls.try_send(to_json(record)).is_ok();
+    let tell = Box::new(move |record: &CallRecord| {
+        if wanted.is(record) {
+            let mut told = to_json(record);
+            if bodies {
+                add_bodies(&mut told, &record.bodies);
             }
-            !calls.is_closed()
-        }))
+            // It never waits; what is not taken is counted by the channel.
+            return calls.try_send(told).is_ok();
+        }
+        !calls.is_closed()
     });
+    let watcher = Watcher { peer: message.peer().id, bodies, tell };
+    let began = daemon.ask(move |hub| hub.monitor(watcher));
     let Some(monitor) = answered(began.await)? else {
         return Err(Fault::refusal(ErrorCode::ResourceExhausted, "too many monitors are running").into());
     };
@@ -135,6 +142,35 @@ fn to_json(record: &CallRecord) -> Value {
         "handler_us": micros(record.handler),
         "transfer_us": record.transfer.map(micros),
     })
+}
+
+/// Adds what of the bodies is shown, or why nothing is.
+fn add_bodies(told: &mut Value, bodies: &Bodies) {
+    let withheld = match bodies {
+        Bodies::Kept(_) => None,
+        Bodies::Sensitive => Some("sensitive"),
+        Bodies::Unasked => Some("unasked"),
+        Bodies::LeftOut => Some("resource_exhausted"),
+    };
+    let (request, reply) = match bodies {
+        Bodies::Kept(kept) => (kept.request.as_ref(), kept.reply.as_ref()),
+        _ => (None, None),
+    };
+    told["request"] = request.map_or(Value::Null, excerpt);
+    told["reply"] = reply.map_or(Value::Null, excerpt);
+    told["withheld"] = json!(withheld);
+}
+
+fn excerpt(excerpt: &Excerpt) -> Value {
+    let Excerpt { body, len, attachments } = excerpt;
+    let (codec, key, shown) = match body {
+        Body::None => return json!({ "codec": "none", "bytes": 0, "attachments": attachments }),
+        // What is cut in the middle of a character has a mark there.
+        Body::Json(json) => ("json", "text", String::from_utf8_lossy(json).into_owned()),
+        Body::Raw(bytes) => ("raw", "hex", bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+    };
+    let cut = body.bytes().len() < *len;
+    json!({ "codec": codec, "bytes": len, key: shown, "cut": cut, "attachments": attachments })
 }
 
 fn micros(time: Duration) -> u64 {
