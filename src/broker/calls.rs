@@ -47,7 +47,7 @@ pub(super) struct CallState {
     noted: Option<Box<Noted>>,
     _slot: Charge,
     /// The memory of its message.
-    memory: Option<Charge>,
+    pub(super) memory: Option<Charge>,
 }
 
 #[derive(Debug)]

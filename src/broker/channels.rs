@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use foldhash::{HashMap, HashMapExt};
 use invoked_proto::connection::{Connection, Sent};
@@ -68,9 +69,10 @@ impl Broker {
     }
 
     /// Handlers have sent, or read, or let go of their channels.
-    pub(crate) fn handle_ready(&mut self) {
+    pub(crate) fn handle_ready(&mut self, now: Instant) {
         for id in self.channels.ready.take() {
-            if self.revoke_channel_if_gone(id) {
+            // One that its caller has ended is no concern of the policy: what came of it is charged until it is read.
+            if !self.has_ended_upload(id) && self.revoke_channel_if_gone(now, id) {
                 continue;
             }
             match self.channels.open.get(&id).map(|open| &open.way) {
@@ -82,9 +84,9 @@ impl Broker {
     }
 
     /// A channel of a peer takes items again.
-    pub(crate) fn handle_channel_credited(&mut self, peer: PeerId, stream: u64, channel: u32) {
+    pub(crate) fn handle_channel_credited(&mut self, now: Instant, peer: PeerId, stream: u64, channel: u32) {
         if let Some(id) = self.find_channel(peer, (stream, channel))
-            && !self.revoke_channel_if_gone(id)
+            && !self.revoke_channel_if_gone(now, id)
         {
             self.serve(id);
         }
@@ -156,11 +158,11 @@ impl Broker {
 
     /// Ends those channels of a peer that live on without their call and whose grant a change of the policy took away.
     /// How many channels it has.
-    pub(super) fn revoke_channels(&mut self, peer: PeerId) -> usize {
+    pub(super) fn revoke_channels(&mut self, now: Instant, peer: PeerId) -> usize {
         let Some(state) = self.peers.get(&peer).filter(|state| !state.channels.is_empty()) else { return 0 };
         let all: Vec<PipeId> = state.channels.values().copied().collect();
         for id in &all {
-            self.revoke_channel_if_gone(*id);
+            self.revoke_channel_if_gone(now, *id);
         }
         all.len()
     }
@@ -176,28 +178,30 @@ impl Broker {
     }
 
     /// The same for one channel, and tells whether it did. To be asked before anything of it goes out.
-    pub(super) fn revoke_channel_if_gone(&mut self, id: PipeId) -> bool {
+    pub(super) fn revoke_channel_if_gone(&mut self, now: Instant, id: PipeId) -> bool {
         let Some(open) = self.channels.open.get(&id).filter(|open| open.epoch != self.epoch) else {
             return false;
         };
         let (peer, stream, channel) = (open.peer, open.stream, open.channel);
         let Some(state) = self.refresh(peer) else { return false };
         let (grants, epoch) = (Arc::clone(&state.grants), state.epoch);
-        let of_open_call = state.calls.contains_key(&stream);
+        let of_open_call = state.calls.get(&stream).copied();
         let Some(open) = self.channels.open.get_mut(&id) else { return false };
         if is_kept(&grants, &open.grant) {
             open.epoch = epoch;
             return false;
         }
-        // One whose call is open ends with it.
-        if !of_open_call {
-            let (code, message) = (ErrorCode::Revoked, "a change of the policy took the grant away");
-            self.outputs.push_back(match open.way {
-                Way::Down(_) => Output::CutChannel { peer, stream, channel, code, message },
-                Way::Up(_) => Output::StopChannel { peer, stream, channel },
-            });
-            self.close_channel(peer, (stream, channel), code);
+        if let Some(call) = of_open_call {
+            // It ends with its call, and that now: another policy might keep the call, and not know what was withheld.
+            self.revoke_if_gone(now, call);
+            return true;
         }
+        let (code, message) = (ErrorCode::Revoked, "a change of the policy took the grant away");
+        self.outputs.push_back(match open.way {
+            Way::Down(_) => Output::CutChannel { peer, stream, channel, code, message },
+            Way::Up(_) => Output::StopChannel { peer, stream, channel },
+        });
+        self.close_channel(peer, (stream, channel), code);
         true
     }
 

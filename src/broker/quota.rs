@@ -172,6 +172,12 @@ impl Ledger {
         account
     }
 
+    /// The account of `uid`, if there is one.
+    #[cfg(test)]
+    pub(crate) fn find(&self, uid: u32) -> Option<Rc<Account>> {
+        self.accounts.get(&uid).and_then(Weak::upgrade)
+    }
+
     /// How much of `resource` is charged in all.
     #[must_use]
     pub(crate) fn total(&self, resource: Resource) -> u64 {

@@ -101,7 +101,7 @@ impl Broker {
             };
             sweep.peer = id;
             self.refresh(id);
-            left = left.saturating_sub(1 + self.revoke_channels(id));
+            left = left.saturating_sub(1 + self.revoke_channels(now, id));
         }
         self.sweep = Some(sweep);
         Swept::Partly { looked_at: SLICE - left }
@@ -124,7 +124,7 @@ impl Broker {
             self.revoke(now, call, "the caller's process is not the one that the grant was for");
         }
         self.refresh(id);
-        self.revoke_channels(id);
+        self.revoke_channels(now, id);
     }
 
     /// What the policies before have denied is explained by them, and then nobody asks them any more.

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use invoked_proto::body::{Assembly, inline_len};
@@ -25,7 +26,7 @@ pub(super) struct Upload {
     /// The item that is on its way, and what it is.
     growing: Option<(Assembly, Taken)>,
     /// What its items cost that the handler has not taken.
-    memory: Charge,
+    pub(super) memory: Charge,
     /// The caller sends no more.
     has_ended: bool,
 }
@@ -71,11 +72,17 @@ pub(crate) struct FirstOfItem {
 
 impl Broker {
     /// An item began on a channel on which a peer sends.
-    pub(crate) fn handle_item(&mut self, peer: PeerId, stream: u64, channel: u32, first: FirstOfItem) {
+    pub(crate) fn handle_item(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        (stream, channel): (u64, u32),
+        first: FirstOfItem,
+    ) {
         let FirstOfItem { parts, payload, more, credit } = first;
         // A channel that was closed here is stopped, or has ended with its call.
         let Some(id) = self.find_channel(peer, (stream, channel)) else { return };
-        if self.revoke_channel_if_gone(id) {
+        if self.revoke_channel_if_gone(now, id) {
             return;
         }
         let len = inline_len(&parts).unwrap_or(u64::MAX);
@@ -163,6 +170,12 @@ impl Broker {
             state.channels.remove(&(stream, channel));
         }
         self.outputs.push_back(Output::StopChannel { peer, stream, channel });
+    }
+
+    /// Whether its caller has ended a channel of which items may still wait for the handler.
+    pub(super) fn has_ended_upload(&self, id: PipeId) -> bool {
+        let way = self.channels.open.get(&id).map(|open| &open.way);
+        matches!(way, Some(Way::Up(upload)) if upload.has_ended)
     }
 
     fn upload_mut(&mut self, id: PipeId) -> Option<&mut Upload> {

@@ -174,8 +174,9 @@ impl Hub {
         let ready: Arc<Ready> = self.broker.borrow().ready_channels();
         loop {
             ready.wait().await;
-            self.broker.borrow_mut().handle_ready();
-            self.pump(Instant::now());
+            let now = Instant::now();
+            self.broker.borrow_mut().handle_ready(now);
+            self.pump(now);
         }
     }
 
@@ -291,11 +292,11 @@ impl Hub {
             Event::Cancelled { stream } => broker.handle_cancel(now, peer, stream),
             Event::ChannelStopped { stream, channel } => broker.handle_channel_end(peer, stream, channel),
             Event::ChannelCredited { stream, channel } => {
-                broker.handle_channel_credited(peer, stream, channel);
+                broker.handle_channel_credited(now, peer, stream, channel);
             }
             Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
                 let first = FirstOfItem { parts: item.parts, payload, more, credit };
-                broker.handle_item(peer, stream, channel, first);
+                broker.handle_item(now, peer, (stream, channel), first);
             }
             Event::ItemContinued { stream, channel, payload, more, credit } => {
                 broker.handle_item_continuation(peer, (stream, channel), &payload, more, credit);

@@ -2,6 +2,7 @@
 //! sockets and without sleeps.
 
 mod records;
+mod witness;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use crate::metadata::{Hello, Welcome};
 use crate::registry::LIMITS;
 
 pub use records::{AnyRecord, frame};
+pub use witness::{CreditWitness, Seen};
 
 /// Stands for a file descriptor; the counter says how many are open.
 #[derive(Debug)]

@@ -7,17 +7,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
-use invoked_proto::connection::{Connection, Event, More, Request, Settings};
+use invoked_proto::connection::{Connection, Event, More, Request, Role, Settings};
 use invoked_proto::metadata::{ChannelDeclaration, Hello, Welcome};
-use invoked_proto::registry::{Delivery, Direction, ErrorCode, Overflow, features};
+use invoked_proto::registry::{Delivery, Direction, ErrorCode, LIMITS, Overflow, features};
 use invoked_proto::testing::{Token, output};
 
-use crate::authority::{
-    Format, PeerFacts, PeerLimits, Policy, PolicySnapshot, ProcessFacts, Source, UserDirectory,
-};
+use super::wire::Wire;
+use crate::authority::{Format, PeerFacts, Policy, PolicySnapshot, ProcessFacts, Source, UserDirectory};
 use crate::broker::{
     Bounds, Broker, BrokerSettings, CallId, CallRecord, FirstOfItem, Narrowing, Observed, Output, Run,
-    Served, Swept, is_local, serve,
+    Served, Swept, held_to, is_local, serve,
 };
 use crate::commands::CommandTable;
 use crate::ipc::{Channel, Command, Outcome, PeerId, Response};
@@ -34,7 +33,9 @@ pub(super) enum End {
 pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) client: Connection<Token>,
-    daemon: Connection<Token>,
+    pub(super) daemon: Connection<Token>,
+    /// What is on its way between them.
+    pub(super) wire: Wire,
     /// The decisions that came with errors, by stream.
     pub(super) decisions: BTreeMap<u64, String>,
     /// Terminal events by stream; more than one for a stream is a bug.
@@ -45,6 +46,10 @@ pub(super) struct Peer {
     pub(super) channels: BTreeMap<(u64, u32), Came>,
     /// Whether items are consumed as they come.
     pub(super) consumes: bool,
+    /// How often it was told that a channel on which it sends has ended.
+    pub(super) stops: BTreeMap<(u64, u32), usize>,
+    /// Channels that take items of its again.
+    pub(super) credited: Vec<(u64, u32)>,
 }
 
 /// What a client saw of a channel.
@@ -97,6 +102,8 @@ pub(super) struct Bus {
     pub(super) unread: usize,
     /// Peers that wait for what is left to them; [`narrow`](Bus::narrow) finds it.
     narrowing: VecDeque<Narrowing>,
+    /// What connections are made with, where no capability says otherwise.
+    settings: Settings,
 }
 
 struct NoUsers;
@@ -142,8 +149,18 @@ pub(super) fn written(text: &str) -> Arc<PolicySnapshot> {
     Arc::new(policy.compile().unwrap().snapshot)
 }
 
-fn held_to(limits: &PeerLimits) -> Settings {
-    crate::broker::held_to(Settings { features: features::CHANNELS, ..Settings::default() }, limits)
+fn settings() -> Settings {
+    Settings { features: features::CHANNELS, ..Settings::default() }
+}
+
+/// The limits that WELCOME tells of connections with these settings.
+fn announced(settings: &Settings) -> Vec<(u16, u64)> {
+    let value = |name: &str, default| match name {
+        "channel_window" => settings.channel_window,
+        "connection_window" => settings.connection_window,
+        _ => default,
+    };
+    LIMITS.iter().filter_map(|limit| Some((limit.id?, value(limit.name, limit.value)))).collect()
 }
 
 impl Bus {
@@ -152,7 +169,17 @@ impl Bus {
     }
 
     pub(super) fn with_bounds(bounds: Bounds) -> Self {
-        let settings = BrokerSettings { bounds, ..BrokerSettings::default() };
+        Self::with_settings(bounds, settings())
+    }
+
+    /// The same whose windows are these, in bytes.
+    pub(super) fn with_windows(bounds: Bounds, channel_window: u64, connection_window: u64) -> Self {
+        Self::with_settings(bounds, Settings { channel_window, connection_window, ..settings() })
+    }
+
+    fn with_settings(bounds: Bounds, connections: Settings) -> Self {
+        let announced = announced(&connections);
+        let settings = BrokerSettings { bounds, announced, ..BrokerSettings::default() };
         let commands = Arc::new(CommandTable::new(&plugins()).unwrap());
         let policy = policy(r#"["t:allow-slow", "t:allow-quick"]"#);
         Bus {
@@ -168,6 +195,7 @@ impl Bus {
             records: Vec::new(),
             unread: 0,
             narrowing: VecDeque::new(),
+            settings: connections,
         }
     }
 
@@ -195,13 +223,16 @@ impl Bus {
         let grants = self.broker.grants(id).unwrap();
         self.peers.push(Peer {
             id,
-            client: Connection::client(held_to(&PeerLimits::default()), hello, self.now).unwrap(),
-            daemon: Connection::daemon(held_to(grants.limits()), self.now),
+            client: Connection::client(self.settings, hello, self.now).unwrap(),
+            daemon: Connection::daemon(held_to(self.settings, grants.limits()), self.now),
+            wire: Wire::default(),
             decisions: BTreeMap::new(),
             ends: BTreeMap::new(),
             welcome: None,
             channels: BTreeMap::new(),
             consumes: true,
+            stops: BTreeMap::new(),
+            credited: Vec::new(),
         });
         Some(self.peers.len() - 1)
     }
@@ -244,7 +275,23 @@ impl Bus {
         self.call_with_overflow(peer, command, indices, credit, Overflow::Block)
     }
 
-    /// The same for channels with this overflow.
+    /// Queues a call with these channels and a message of `len` bytes at the client.
+    pub(super) fn start_with_channels(
+        &mut self,
+        peer: usize,
+        command: &str,
+        indices: &[u32],
+        credit: u64,
+        len: usize,
+    ) -> u64 {
+        let declare = |index: &u32| ChannelDeclaration { index: *index, direction: Direction::Down, credit };
+        let message = Message::from(Body::Raw(Bytes::from(vec![7; len])));
+        let channels = indices.iter().map(declare).collect();
+        let request = Request { command: command.into(), message, channels, ..Request::default() };
+        self.peers[peer].client.call(request).unwrap()
+    }
+
+    /// As [`call_with_channels`](Self::call_with_channels), for channels with this overflow.
     pub(super) fn call_with_overflow(
         &mut self,
         peer: usize,
@@ -346,7 +393,7 @@ impl Bus {
     /// Carries bytes both ways until nothing moves, all at one instant.
     pub(super) fn settle(&mut self) {
         loop {
-            self.broker.handle_ready();
+            self.broker.handle_ready(self.now);
             let mut moved = self.pump_outputs();
             for at in 0..self.peers.len() {
                 moved |= self.carry(at);
@@ -374,23 +421,17 @@ impl Bus {
     }
 
     fn carry(&mut self, at: usize) -> bool {
-        let peer = &mut self.peers[at];
-        let to_daemon = output(&mut peer.client);
-        let to_client = output(&mut peer.daemon);
-        self.broker.note_unread(peer.id, self.unread);
-        let moved = !to_daemon.is_empty() || !to_client.is_empty();
-        if !to_daemon.is_empty() {
-            peer.daemon.handle_input(self.now, to_daemon, []).unwrap();
-        }
-        if !to_client.is_empty() {
-            peer.client.handle_input(self.now, to_client, []).unwrap();
-        }
+        self.write(at, Role::Client);
+        self.write(at, Role::Daemon);
+        self.broker.note_unread(self.peers[at].id, self.unread);
+        let to_daemon = self.read(at, Role::Daemon, usize::MAX);
+        let to_client = self.read(at, Role::Client, usize::MAX);
         self.take_replies(at);
         self.take_events(at);
-        moved
+        to_daemon || to_client
     }
 
-    fn take_replies(&mut self, at: usize) {
+    pub(super) fn take_replies(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         while let Some(event) = peer.client.poll_event() {
             peer.client.release(event.payload_len());
@@ -416,6 +457,14 @@ impl Bus {
                     came.lagged.push(lagged);
                     continue;
                 }
+                Event::ChannelStopped { stream, channel } => {
+                    *peer.stops.entry((stream, channel)).or_default() += 1;
+                    continue;
+                }
+                Event::ChannelCredited { stream, channel } => {
+                    peer.credited.push((stream, channel));
+                    continue;
+                }
                 Event::Replied { stream, reply, payload, .. } => {
                     let body = invoked_proto::body::Assembly::begin(reply.parts, payload).unwrap();
                     // Long replies are only counted here; their bytes are tested in proto.
@@ -433,7 +482,7 @@ impl Bus {
         }
     }
 
-    fn take_events(&mut self, at: usize) {
+    pub(super) fn take_events(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         while let Some(event) = peer.daemon.poll_event() {
             peer.daemon.release(event.payload_len());
@@ -451,11 +500,11 @@ impl Bus {
                     self.broker.handle_channel_end(peer.id, stream, channel);
                 }
                 Event::ChannelCredited { stream, channel } => {
-                    self.broker.handle_channel_credited(peer.id, stream, channel);
+                    self.broker.handle_channel_credited(self.now, peer.id, stream, channel);
                 }
                 Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
                     let first = FirstOfItem { parts: item.parts, payload, more, credit };
-                    self.broker.handle_item(peer.id, stream, channel, first);
+                    self.broker.handle_item(self.now, peer.id, (stream, channel), first);
                 }
                 Event::ItemContinued { stream, channel, payload, more, credit } => {
                     self.broker.handle_item_continuation(peer.id, (stream, channel), &payload, more, credit);
@@ -468,7 +517,7 @@ impl Bus {
         }
     }
 
-    fn pump_outputs(&mut self) -> bool {
+    pub(super) fn pump_outputs(&mut self) -> bool {
         let mut moved = false;
         while let Some(output) = self.broker.poll_output() {
             moved = true;
@@ -499,7 +548,8 @@ impl Bus {
                 }
                 Output::Narrow(narrowing) => self.narrowing.push_back(narrowing),
                 Output::Bound { peer, limits } => {
-                    self.daemon(peer, |c| c.hold_to(held_to(&limits)));
+                    let settings = held_to(self.settings, &limits);
+                    self.daemon(peer, |c| c.hold_to(settings));
                 }
                 Output::Refuse { peer, code, message } => {
                     self.daemon(peer, |c| c.refuse(code, &message));

@@ -8,8 +8,12 @@ mod local;
 mod lossy;
 mod narrowing;
 mod processes;
+mod races;
 mod reloads;
+mod schedules;
+mod sums;
 mod uploads;
+mod wire;
 
 use std::time::Duration;
 

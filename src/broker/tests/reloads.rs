@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use invoked_proto::registry::{Delivery, ErrorCode};
+use bytes::Bytes;
+use invoked_proto::body::{Body, Message};
+use invoked_proto::connection::{Request, Sent};
+use invoked_proto::metadata::ChannelDeclaration;
+use invoked_proto::registry::{Delivery, Direction, ErrorCode};
 
 use super::bus::{Bus, End, policy};
 use super::{assert_idle, done, fail};
 use crate::authority::{PeerFacts, PolicySnapshot, Verdict};
 use crate::broker::Swept;
 use crate::broker::sweep::SLICE;
-use crate::ipc::PeerId;
+use crate::ipc::{PeerId, Response};
 
 #[test]
 fn a_reload_that_removes_a_grant_ends_what_it_allowed_in_the_same_instant() {
@@ -65,6 +69,35 @@ fn a_revoked_call_gets_no_answer_though_the_sweep_has_not_come_to_it() {
     assert_eq!(bus.end(ana, stream), Some(&fail(ErrorCode::Revoked, Delivery::Delivered)));
     assert_eq!(bus.broker.stats().replies, 0);
     assert_idle(&bus);
+}
+
+#[test]
+fn a_call_whose_channel_was_found_revoked_is_not_kept_by_the_policy_after_that() {
+    type Act = fn(&mut Bus, usize, u64);
+    let acts: [Act; 2] = [
+        |bus, _, _| bus.channel(1).try_send(Response::new(vec![7; 10])).unwrap(),
+        |bus, ana, stream| {
+            let item = Message::from(Body::Raw(Bytes::from_static(b"item")));
+            assert!(matches!(bus.peers[ana].client.send_item(stream, 2, item), Ok(Sent::Queued)));
+        },
+    ];
+    for act in acts {
+        let mut bus = Bus::new();
+        let ana = bus.connect(1000).unwrap();
+        let declare = |index, direction| ChannelDeclaration { index, direction, credit: 1000 };
+        let channels = vec![declare(1, Direction::Down), declare(2, Direction::Up)];
+        let request = Request { command: "t.slow".into(), channels, ..Request::default() };
+        let stream = bus.peers[ana].client.call(request).unwrap();
+        bus.settle();
+        bus.broker.handle_policy(without_slow(), Vec::new());
+        act(&mut bus, ana, stream);
+        bus.settle();
+        // Before the sweep has come to the call, it is allowed again; but an item was withheld.
+        bus.reload(policy(r#"["t:allow-slow", "t:allow-quick"]"#));
+        assert_eq!(bus.end(ana, stream), Some(&fail(ErrorCode::Revoked, Delivery::Delivered)));
+        bus.complete_oldest(done());
+        assert_idle(&bus);
+    }
 }
 
 #[test]

@@ -224,6 +224,26 @@ fn channels_that_live_on_end_with_their_grant_and_with_the_daemon() {
 }
 
 #[test]
+fn what_came_of_a_channel_that_has_ended_is_charged_until_it_is_read_whatever_the_policy_does() {
+    for reads in [false, true] {
+        let (mut bus, ana, stream) = called();
+        let mut reader = reader(&bus);
+        bus.complete_oldest(done());
+        send(&mut bus, ana, stream, 1000);
+        end(&mut bus, ana, stream, None);
+        bus.reload(policy(r#"["t:allow-quick"]"#));
+        assert_eq!(message_bytes(&bus), 1000);
+        if reads {
+            assert_eq!(read(&mut reader), [1000]);
+            assert_eq!(reader.try_recv(), None, "it ended well");
+        }
+        drop(reader);
+        bus.settle();
+        assert_idle(&bus);
+    }
+}
+
+#[test]
 fn items_that_come_before_the_message_of_their_call_is_whole_are_kept() {
     let mut bus = Bus::new();
     let ana = bus.connect(1000).unwrap();

@@ -47,6 +47,12 @@ impl Budget {
         Arc::new(Budget { own: Account::new(bound), common: Arc::clone(common) })
     }
 
+    /// What is charged to this uid.
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> u64 {
+        self.own.used.load(Ordering::Relaxed)
+    }
+
     /// Charges `amount` if it fits. A first charge fits always, so that no item is too large for ever.
     pub(super) fn charge(&self, amount: u64) -> bool {
         if !self.own.charge(amount) {
