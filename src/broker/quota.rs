@@ -8,7 +8,7 @@ use std::sync::Arc;
 use invoked_proto::registry::quotas;
 
 use crate::authority::PeerLimits;
-use crate::ipc::{Budget, Common};
+use crate::ipc::{Budget, Common, is_fair};
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Resource {
     }
 }
 
-/// The most of one resource: for one uid and for all together.
+/// The most of one resource: for one uid and for all together, of which each uid may have its fair share ([`is_fair`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bound {
     /// For one uid.
@@ -95,13 +95,21 @@ impl Bounds {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     bounds: Bounds,
-    total: Rc<Used>,
+    total: Rc<Total>,
     accounts: HashMap<u32, Weak<Account>>,
     items: Arc<Common>,
 }
 
 #[derive(Debug, Default)]
 struct Used([Cell<u64>; RESOURCES]);
+
+/// What all accounts have together.
+#[derive(Debug, Default)]
+struct Total {
+    used: Used,
+    /// How many accounts there are.
+    uids: Cell<u64>,
+}
 
 /// The account of one uid; it lives as long as something is charged to it or a peer of the uid is connected.
 #[derive(Debug)]
@@ -112,7 +120,7 @@ pub(crate) struct Account {
     /// What the capabilities of its peers say, and of how many of them.
     said: RefCell<[BTreeMap<u64, usize>; RESOURCES]>,
     used: Used,
-    total: Rc<Used>,
+    total: Rc<Total>,
     /// What handlers charge from other threads; it lives on with their channels.
     items: Arc<Budget>,
 }
@@ -160,6 +168,7 @@ impl Ledger {
         }
         // Uids come and go; those with nothing charged leave nothing behind.
         self.accounts.retain(|_, account| account.strong_count() > 0);
+        self.total.uids.set(self.total.uids.get() + 1);
         let account = Rc::new(Account {
             bounds: self.bounds,
             per_uid: Resource::ALL.map(|resource| Cell::new(self.bounds.of(resource).per_uid)),
@@ -181,7 +190,7 @@ impl Ledger {
     /// How much of `resource` is charged in all.
     #[must_use]
     pub(crate) fn total(&self, resource: Resource) -> u64 {
-        self.total.0[resource as usize].get()
+        self.total.used.0[resource as usize].get()
     }
 }
 
@@ -213,7 +222,7 @@ impl Account {
         Resource::ALL.into_iter().map(|resource| (resource.limit(), self.per_uid[resource as usize].get()))
     }
 
-    /// Charges `amount`, or nothing if that would pass the uid's bound or the common one.
+    /// Charges `amount`, or nothing if that would pass the uid's bound or its fair share of the common one.
     #[must_use]
     pub(crate) fn charge(self: &Rc<Self>, resource: Resource, amount: u64) -> Option<Charge> {
         if !self.has_room(resource, amount) {
@@ -236,11 +245,10 @@ impl Account {
     /// Whether [`charge`](Self::charge) would succeed.
     #[must_use]
     pub(crate) fn has_room(&self, resource: Resource, amount: u64) -> bool {
-        let fits = |used: &Used, bound: u64| {
-            used.0[resource as usize].get().checked_add(amount).is_some_and(|sum| sum <= bound)
-        };
-        fits(&self.used, self.per_uid[resource as usize].get())
-            && fits(&self.total, self.bounds.of(resource).total)
+        let (share, used) = (&self.used.0[resource as usize], &self.total.used.0[resource as usize]);
+        let per_uid = self.per_uid[resource as usize].get();
+        share.get().checked_add(amount).is_some_and(|sum| sum <= per_uid)
+            && is_fair(amount, share.get(), used.get(), self.bounds.of(resource).total, self.total.uids.get())
     }
 
     /// How much of `resource` is charged to this uid.
@@ -250,18 +258,24 @@ impl Account {
     }
 
     fn add(&self, resource: Resource, amount: u64) {
-        for used in [&self.used, &self.total] {
+        for used in [&self.used, &self.total.used] {
             let cell = &used.0[resource as usize];
             cell.set(cell.get().saturating_add(amount));
         }
     }
 
     fn give_back(&self, resource: Resource, amount: u64) {
-        for used in [&self.used, &*self.total] {
+        for used in [&self.used, &self.total.used] {
             let cell = &used.0[resource as usize];
             debug_assert!(cell.get() >= amount, "more given back than charged");
             cell.set(cell.get().saturating_sub(amount));
         }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.total.uids.set(self.total.uids.get() - 1);
     }
 }
 
@@ -309,23 +323,39 @@ mod tests {
 
     #[test]
     fn a_charge_is_refused_above_its_bound_and_given_back_on_drop() {
-        let mut ledger = Ledger::new(bounds(2, 3));
+        let mut ledger = Ledger::new(bounds(2, 100));
         let ana = ledger.account(1);
         let one = ana.charge(Resource::Calls, 1);
         let two = ana.charge(Resource::Calls, 1);
         assert!(one.is_some() && two.is_some());
         assert!(ana.charge(Resource::Calls, 1).is_none(), "n + 1 of a uid");
-        let bob = ledger.account(2);
-        let three = bob.charge(Resource::Calls, 1);
-        assert!(three.is_some());
-        assert!(bob.charge(Resource::Calls, 1).is_none(), "n + 1 of all");
-        drop((one, two, three));
+        drop((one, two));
         assert_eq!((ana.used(Resource::Calls), ledger.total(Resource::Calls)), (0, 0));
     }
 
     #[test]
+    fn uids_share_what_is_for_all_and_a_newcomer_finds_something() {
+        let mut ledger = Ledger::new(bounds(u64::MAX, 1200));
+        let ana = ledger.account(1);
+        let mut of_ana = ana.charge(Resource::Calls, 600).expect("half of all for who is alone");
+        assert!(!of_ana.grow(1), "n + 1");
+        let bob = ledger.account(2);
+        assert!(bob.charge(Resource::Calls, 201).is_none(), "n + 1");
+        let of_bob = bob.charge(Resource::Calls, 200).expect("a third of what is left");
+        let eve = ledger.account(3);
+        let of_eve = eve.charge(Resource::Calls, 100).expect("a quarter of what is left");
+        assert_eq!(ledger.total(Resource::Calls), 900);
+        // Those who leave give their shares up, and their places.
+        drop((of_ana, of_eve, ana, eve));
+        let more = bob.charge(Resource::Calls, 400).expect("half of all for who is alone now");
+        assert!(bob.charge(Resource::Calls, 1).is_none(), "n + 1");
+        drop((of_bob, more));
+        assert_eq!(ledger.total(Resource::Calls), 0);
+    }
+
+    #[test]
     fn an_overflowing_charge_is_refused() {
-        let mut ledger = Ledger::new(bounds(u64::MAX, u64::MAX));
+        let mut ledger = Ledger::new(bounds(u64::MAX, u64::MAX - 1));
         let ana = ledger.account(1);
         let held = ana.charge(Resource::Calls, 1);
         assert!(held.is_some());

@@ -9,6 +9,7 @@ mod cancellation;
 mod channel;
 mod command;
 mod error;
+mod fair_share;
 mod given;
 mod handler;
 mod headers;
@@ -38,6 +39,7 @@ pub use channel::{
 };
 pub use command::{Argument, Command, Execution, OutcomeFuture, ScopeQuestion, ScopeQuestioner};
 pub use error::{ApplicationError, CallError, Fault, InvokeError};
+pub(crate) use fair_share::is_fair;
 pub use given::{CallbackFn, Deadline, Raw};
 pub use handler::InvokeHandler;
 pub use headers::{HeaderValue, Headers, ToStrError};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use invoked_proto::registry::{Delivery, ErrorCode};
 
-use super::bus::{Bus, Came, End, policy};
+use super::bus::{Bus, Came, End, policy, written};
 use super::{Bound, Bounds, assert_idle, done, fail};
 use crate::ipc::{Fault, Response, SendError};
 
@@ -249,6 +249,39 @@ fn items_that_wait_are_bounded_for_a_uid_and_a_starved_channel_goes_on() {
     one.try_send(item(1)).unwrap();
     drop((one, two));
     bus.complete_oldest(done());
+    assert_idle(&bus);
+}
+
+#[test]
+fn items_that_wait_leave_a_share_to_other_uids_and_their_channels_go_on_in_turn() {
+    let bounds = Bounds { item_bytes: Bound { per_uid: 1 << 20, total: 120_000 }, ..Bounds::default() };
+    let mut bus = Bus::with_bounds(bounds);
+    bus.reload(written(
+        "identifier = \"x\"\npeers = [\"uid:1000\", \"uid:1001\"]\npermissions = [\"t:allow-slow\"]\n",
+    ));
+    let (ana, bob) = (bus.connect(1000).unwrap(), bus.connect(1001).unwrap());
+    bus.call_with_channels(ana, "t.slow", &[1, 2], WINDOW);
+    let (one, two) = (bus.channel(1), bus.channel(2));
+    bus.complete_oldest(done());
+    bus.call_with_channels(bob, "t.slow", &[1], WINDOW);
+    let of_bob = bus.channel(1);
+    bus.complete_oldest(done());
+    // With two uids each leaves twice as much as it has.
+    one.try_send(item(30_000)).unwrap();
+    two.try_send(item(10_000)).unwrap();
+    assert_eq!(two.try_send(item(256)), Err(SendError::Full), "n + 1");
+    of_bob.try_send(item(60_000)).unwrap();
+    assert_eq!(bus.broker.stats().item_bytes, 100_000);
+    assert_eq!(
+        of_bob.try_send(item(256)),
+        Err(SendError::Full),
+        "a first item may be large, what comes on top not"
+    );
+    bus.settle();
+    two.try_send(item(256)).unwrap();
+    of_bob.try_send(item(256)).unwrap();
+    drop((one, two, of_bob));
+    bus.settle();
     assert_idle(&bus);
 }
 

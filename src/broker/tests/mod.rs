@@ -278,9 +278,9 @@ fn errors_of_the_application_and_of_the_framework_do_not_mix() {
 #[test]
 fn quotas_hold_at_n_and_refuse_at_n_plus_one() {
     let bounds = Bounds {
-        connections: Bound { per_uid: 2, total: 3 },
+        connections: Bound { per_uid: 2, total: 6 },
         calls: Bound { per_uid: 2, total: u64::MAX },
-        message_bytes: Bound { per_uid: 100, total: 150 },
+        message_bytes: Bound { per_uid: 100, total: 300 },
         ..Bounds::default()
     };
     let mut bus = Bus::with_bounds(bounds);
@@ -288,7 +288,7 @@ fn quotas_hold_at_n_and_refuse_at_n_plus_one() {
     let other = bus.connect(1000).unwrap();
     assert_eq!(bus.connect(1000), None, "a third connection of the uid");
     bus.connect(1001).unwrap();
-    assert_eq!(bus.connect(1002), None, "a fourth connection in all");
+    assert_eq!(bus.connect(1002), None, "3 are left, and 4 uids at once would each find one");
     let held = bus.call(ana, "t.slow", 100);
     let bytes = bus.call(other, "t.slow", 1);
     assert_eq!(bus.end(other, bytes), Some(&fail(ErrorCode::ResourceExhausted, Delivery::NotDelivered)));
@@ -303,8 +303,34 @@ fn quotas_hold_at_n_and_refuse_at_n_plus_one() {
 }
 
 #[test]
+fn uids_that_hold_much_leave_a_share_to_those_who_come_later() {
+    const ALL: u64 = 1_200_000;
+    let bounds = Bounds { message_bytes: Bound { per_uid: ALL, total: ALL }, ..Bounds::default() };
+    let mut bus = Bus::with_bounds(bounds);
+    bus.reload(bus::written(
+        "identifier = \"x\"\npeers = [\"uid:1000\", \"uid:1001\", \"uid:1002\"]\npermissions = [\"t:allow-slow\"]\n",
+    ));
+    let refused = fail(ErrorCode::ResourceExhausted, Delivery::NotDelivered);
+    // Alone it gets half; the second a third of what that leaves; the third a quarter of what is left then.
+    for (uid, share) in [(1000, 600_000), (1001, 200_000), (1002, 100_000)] {
+        let peer = bus.connect(uid).unwrap();
+        let above = bus.call(peer, "t.slow", share + 1);
+        assert_eq!(bus.end(peer, above), Some(&refused), "{uid}");
+        let fits = bus.call(peer, "t.slow", share);
+        assert_eq!(bus.end(peer, fits), None, "{uid}");
+    }
+    assert_eq!(bus.broker.stats().message_bytes, 900_000);
+    let more = bus.call(0, "t.slow", 1);
+    assert_eq!(bus.end(0, more), Some(&refused), "who has most gets nothing more");
+    while !bus.running.is_empty() {
+        bus.complete_oldest(done());
+    }
+    assert_idle(&bus);
+}
+
+#[test]
 fn a_reply_beyond_what_may_wait_unread_is_an_error_instead() {
-    let bounds = Bounds { reply_bytes: Bound { per_uid: 100_000, total: 100_000 }, ..Bounds::default() };
+    let bounds = Bounds { reply_bytes: Bound { per_uid: 100_000, total: 1 << 30 }, ..Bounds::default() };
     let mut bus = Bus::with_bounds(bounds);
     let ana = bus.connect(1000).unwrap();
     let id = bus.peers[ana].id;

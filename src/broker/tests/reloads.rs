@@ -9,7 +9,7 @@ use invoked_proto::metadata::ChannelDeclaration;
 use invoked_proto::registry::{Delivery, Direction, ErrorCode};
 
 use super::bus::{Bus, End, policy};
-use super::{assert_idle, done, fail};
+use super::{Bound, Bounds, assert_idle, done, fail};
 use crate::authority::{PeerFacts, PolicySnapshot, Verdict};
 use crate::broker::Swept;
 use crate::broker::sweep::SLICE;
@@ -119,7 +119,9 @@ fn a_new_call_is_judged_by_the_new_policy_before_the_sweep() {
 
 #[test]
 fn ten_thousand_peers_and_their_calls_are_swept_in_slices_at_one_instant() {
-    let mut bus = Bus::new();
+    // Ten thousand uids at once, for each of which another share is to be left.
+    let connections = Bound { per_uid: 1024, total: 1 << 20 };
+    let mut bus = Bus::with_bounds(Bounds { connections, ..Bounds::default() });
     let callers: Vec<usize> = (0..10).map(|_| bus.connect(1000).unwrap()).collect();
     let mut streams = Vec::new();
     for caller in callers {

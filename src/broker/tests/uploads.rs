@@ -131,7 +131,7 @@ fn a_bad_end_is_told_with_its_code_once() {
 
 #[test]
 fn an_item_larger_than_every_window_arrives_and_one_above_the_quota_ends_its_channel() {
-    let bounds = Bounds { message_bytes: Bound { per_uid: 5 << 20, total: 5 << 20 }, ..Bounds::default() };
+    let bounds = Bounds { message_bytes: Bound { per_uid: 5 << 20, total: 1 << 30 }, ..Bounds::default() };
     let (mut bus, ana, stream) = called_with(bounds);
     let mut reader = reader(&bus);
     assert!(send(&mut bus, ana, stream, 3 << 20));
