@@ -168,6 +168,10 @@ impl Seals {
         Self(self.0 | more.0)
     }
 
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
     /// Whether each of `wanted` is set.
     #[must_use]
     pub const fn contains(self, wanted: Self) -> bool {

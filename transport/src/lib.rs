@@ -51,8 +51,12 @@ mod listener;
 mod lock;
 #[cfg(unix)]
 mod memory;
+#[cfg(unix)]
+mod pool;
 #[cfg(target_os = "linux")]
 mod process;
+#[cfg(unix)]
+mod segment;
 #[cfg(unix)]
 mod stream;
 mod sys;
@@ -83,8 +87,12 @@ pub use directory::DirectoryFault;
 pub use listener::{Access, AdoptError, BindError, BindFault, Listener};
 #[cfg(unix)]
 pub use memory::MemoryStream;
+#[cfg(unix)]
+pub use pool::{PlacedAt, SegmentBudget, Slot, SlotPool};
 #[cfg(target_os = "linux")]
 pub use process::{ControlGroup, Executable, FileId, Process, ProcessError};
+#[cfg(unix)]
+pub use segment::{SegmentFault, SharedSegment};
 #[cfg(unix)]
 pub use stream::{ControlTruncated, FdRefusalState, Interest, MAX_FDS_PER_SEND, Readiness, Received, Stream};
 #[cfg(windows)]

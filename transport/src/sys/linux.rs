@@ -1,9 +1,11 @@
 //! What only Linux has: socket options that name the peer, and seals.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::fs::{fcntl_get_seals, fstatfs};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstatfs, memfd_create,
+};
 use rustix::net::SendFlags;
 
 /// `SO_PASSRIGHTS`, kernel 6.16 (include/uapi/asm-generic/socket.h); `libc` knows it for SPARC only.
@@ -110,6 +112,27 @@ pub(crate) fn seals(file: BorrowedFd<'_>) -> io::Result<Option<u32>> {
         Err(rustix::io::Errno::INVAL) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Makes a file in memory whose `len` bytes are there, lets `fill` map or write it, and then adds `seals`.
+///
+/// All memory is reserved first: a page that could not be had later would be a signal to whoever touches it.
+pub(crate) fn create_sealed<T>(
+    name: &str,
+    len: u64,
+    seals: u32,
+    fill: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+) -> io::Result<(OwnedFd, T)> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // Before kernel 6.3, which can't take the executable bit away.
+        Err(rustix::io::Errno::INVAL) => memfd_create(name, flags)?,
+        made => made?,
+    };
+    fallocate(&file, FallocateFlags::empty(), 0, len)?;
+    let filled = fill(file.as_fd())?;
+    fcntl_add_seals(&file, SealFlags::from_bits_retain(seals))?;
+    Ok((file, filled))
 }
 
 /// Whether a file lies in huge pages, whose size and cost follow other rules.

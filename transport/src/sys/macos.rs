@@ -42,6 +42,16 @@ pub(crate) fn is_huge_page_file(_file: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
+/// No file of this system has seals, and without them nobody may map it.
+pub(crate) fn create_sealed<T>(
+    _name: &str,
+    _len: u64,
+    _seals: u32,
+    _fill: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+) -> io::Result<(OwnedFd, T)> {
+    Err(unsupported())
+}
+
 fn unsupported() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, "invoked's sockets are implemented for Linux only so far")
 }

@@ -7,6 +7,8 @@
 #[cfg(unix)]
 pub(crate) mod inherited;
 #[cfg(unix)]
+pub(crate) mod map;
+#[cfg(unix)]
 mod unix;
 #[cfg(windows)]
 pub(crate) mod windows;
@@ -21,7 +23,9 @@ mod platform;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) use platform::{AllocatorBounds, bound_allocator, trim_allocator};
 #[cfg(unix)]
-pub(crate) use platform::{is_huge_page_file, peer_groups, peer_pidfd, peer_user, refuse_rights, seals};
+pub(crate) use platform::{
+    create_sealed, is_huge_page_file, peer_groups, peer_pidfd, peer_user, refuse_rights, seals,
+};
 #[cfg(all(unix, test))]
 pub(crate) use unix::counters;
 #[cfg(all(unix, feature = "tokio"))]
