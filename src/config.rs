@@ -19,6 +19,8 @@ pub struct Config {
     pub policy: PolicyFiles,
     /// What a uid may hold at once.
     pub quotas: Quotas,
+    /// How bodies travel.
+    pub lanes: Lanes,
     /// Threads and times.
     pub runtime: Runtime,
     /// `[plugins.NAME]`: what plugins of a program's own are configured with.
@@ -134,6 +136,14 @@ pub struct Quotas {
     pub item_bytes: u64,
     /// The same for the peers of one uid.
     pub item_bytes_per_uid: u64,
+    /// Memory that peers are written to, in bytes, in all.
+    pub segment_bytes: u64,
+    /// The same for the peers of one uid.
+    pub segment_bytes_per_uid: u64,
+    /// File descriptors sent and not confirmed, in all.
+    pub unconfirmed_fds: u64,
+    /// The same for the peers of one uid.
+    pub unconfirmed_fds_per_uid: u64,
     /// Bytes of one message.
     pub max_message: u64,
 }
@@ -153,6 +163,10 @@ impl Default for Quotas {
             reply_bytes_per_uid: quotas::REPLY_BYTES_PER_UID,
             item_bytes: quotas::ITEM_BYTES,
             item_bytes_per_uid: quotas::ITEM_BYTES_PER_UID,
+            segment_bytes: quotas::SEGMENT_BYTES,
+            segment_bytes_per_uid: quotas::SEGMENT_BYTES_PER_UID,
+            unconfirmed_fds: quotas::UNCONFIRMED_FDS,
+            unconfirmed_fds_per_uid: quotas::UNCONFIRMED_FDS_PER_UID,
             max_message: limits::MAX_MESSAGE as u64,
         }
     }
@@ -174,7 +188,23 @@ impl Quotas {
             message_bytes: Bound { per_uid: self.reassembly_bytes_per_uid, total: self.reassembly_bytes },
             reply_bytes: Bound { per_uid: self.reply_bytes_per_uid, total: self.reply_bytes },
             item_bytes: Bound { per_uid: self.item_bytes_per_uid, total: self.item_bytes },
+            segment_bytes: Bound { per_uid: self.segment_bytes_per_uid, total: self.segment_bytes },
+            fds: Bound { per_uid: self.unconfirmed_fds_per_uid, total: self.unconfirmed_fds },
         }
+    }
+}
+
+/// `[lanes]`: how bodies travel to clients that can take them otherwise than in the frames.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lanes {
+    /// Parts of replies of so many bytes and more are written to memory that the caller reads; 0 is never.
+    pub pool_from: usize,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Lanes { pool_from: limits::POOL_FROM }
     }
 }
 
@@ -258,6 +288,7 @@ impl Config {
                 "handshake_timeout_ms" => self.runtime.handshake_timeout_ms,
                 "frame_timeout_ms" => self.runtime.frame_timeout_ms,
                 "slow_consumer_timeout_ms" => self.runtime.slow_consumer_timeout_ms,
+                "pool_from" => self.lanes.pool_from as u64,
                 _ => limit.value,
             };
             (limit, value)

@@ -158,12 +158,22 @@ pub fn inline_len(parts: &[Part]) -> Option<u64> {
     parts.iter().filter(|p| p.place == Place::Inline).try_fold(0_u64, |sum, part| sum.checked_add(part.len))
 }
 
+/// The number of bytes that `parts` announce and that are held in memory, in the frames or outside of them; `None` if they
+/// overflow.
+#[must_use]
+pub fn held_len(parts: &[Part]) -> Option<u64> {
+    let is_held = |part: &&Part| !matches!(part.place, Place::File { .. });
+    parts.iter().filter(is_held).try_fold(0_u64, |sum, part| sum.checked_add(part.len))
+}
+
 /// A message on its way in: memory grows with what arrives, not with what is announced.
 #[derive(Debug)]
 pub struct Assembly {
     parts: Vec<Part>,
     expected: usize,
     received: Received,
+    /// The parts that are not inline, where they were found, in order.
+    outside: Vec<Bytes>,
 }
 
 #[derive(Debug)]
@@ -193,7 +203,22 @@ impl Assembly {
             append_within(&mut copied, &first, expected);
             Received::Copied(copied)
         };
-        Ok(Assembly { parts, expected, received })
+        Ok(Assembly { parts, expected, received, outside: Vec::new() })
+    }
+
+    /// Begins a message as [`begin`](Self::begin) does, some of whose parts may be elsewhere than in the frames: `find` gives
+    /// their bytes. They are held, and given back if the message is dropped.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin), and those of `find`.
+    pub fn begin_with(
+        parts: Vec<Part>,
+        first: Bytes,
+        find: impl FnMut(&Part) -> Result<Bytes, PeerError>,
+    ) -> Result<Self, PeerError> {
+        let elsewhere = parts.iter().filter(|part| part.place != Place::Inline);
+        let outside = elsewhere.map(find).collect::<Result<_, _>>()?;
+        Ok(Assembly { outside, ..Assembly::begin(parts, first)? })
     }
 
     /// Adds a fragment.
@@ -234,19 +259,35 @@ impl Assembly {
     /// The message.
     ///
     /// # Errors
-    /// [`PeerError::MessageLength`] if bytes are missing; [`PeerError::Feature`] if a part is not inline.
+    /// [`PeerError::MessageLength`] if bytes are missing; [`PeerError::Feature`] if a part is elsewhere and nothing was said of
+    /// it.
     pub fn finish(self) -> Result<Message, PeerError> {
+        self.finish_detached(0)
+    }
+
+    /// The message. Inline bytes that share a buffer more than four times their size are copied, so that keeping a small
+    /// message keeps no large buffer. `buffer` is the capacity of the buffer that the first fragment came in.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn finish_detached(self, buffer: usize) -> Result<Message, PeerError> {
         if !self.is_complete() {
             return Err(PeerError::MessageLength);
         }
-        if self.parts.iter().any(|part| part.place != Place::Inline) {
+        let elsewhere = self.parts.iter().filter(|part| part.place != Place::Inline);
+        if elsewhere.count() != self.outside.len() {
             return Err(PeerError::Feature);
         }
         let mut bytes = match self.received {
+            Received::Shared(bytes) if bytes.len() * 4 < buffer => Bytes::copy_from_slice(&bytes),
             Received::Shared(bytes) => bytes,
             Received::Copied(bytes) => Bytes::from(bytes),
         };
+        let mut outside = self.outside.into_iter();
         let mut take = |part: &Part| {
+            if part.place != Place::Inline {
+                return outside.next().unwrap_or_default();
+            }
             // The sum fitted a usize, so each length does.
             bytes.split_to(usize::try_from(part.len).unwrap_or(usize::MAX).min(bytes.len()))
         };

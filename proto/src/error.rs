@@ -178,6 +178,16 @@ pub enum PeerError {
     /// Credit that adds up to more than can be counted.
     #[error("credit adds up to more than 2^63 - 1")]
     CreditOverflow,
+    /// A part names bytes that lie in no segment of its sender's.
+    #[error("a part is not in segment {0}, or not in this generation of it")]
+    NoSegment(u32),
+    /// A segment without its one file descriptor, of no size or a too large one, one too many, or older than the last under
+    /// its number.
+    #[error("segment {0} can not be introduced so")]
+    BadSegment(u32),
+    /// RELEASE names a lease, or confirms file descriptors, that the peer does not have.
+    #[error("gives back what it does not have")]
+    NotLent,
     /// The handshake did not end in time.
     #[error("handshake took too long")]
     HandshakeTimeout,
@@ -198,6 +208,7 @@ impl PeerError {
             PeerError::Version { .. } => ErrorCode::VersionMismatch,
             PeerError::Refused => ErrorCode::Unavailable,
             PeerError::HandshakeTimeout | PeerError::FrameTimeout => ErrorCode::DeadlineExceeded,
+            PeerError::NoSegment(_) | PeerError::BadSegment(_) => ErrorCode::AttachmentRefused,
             PeerError::BadPreface
             | PeerError::Unexpected(_)
             | PeerError::WrongStream(_)
@@ -210,6 +221,7 @@ impl PeerError {
             | PeerError::UnknownChannel { .. }
             | PeerError::Overrun
             | PeerError::CreditOverflow
+            | PeerError::NotLent
             | PeerError::Truncated => ErrorCode::Protocol,
         }
     }
@@ -255,6 +267,12 @@ pub enum MisuseError {
     /// No such stream is open, or it is answered.
     #[error("stream {0} is not open")]
     NotAStream(u64),
+    /// A part on a lane that is not in force.
+    #[error("the lane is not in force")]
+    NoLane,
+    /// A part that is not where it was said to be, or that the peer has already.
+    #[error("a part is not where it was put")]
+    NotPlaced,
     /// No stream ids are left.
     #[error("stream ids of this connection are used up")]
     Exhausted,
@@ -274,7 +292,10 @@ impl MisuseError {
                 ErrorCode::TooLarge
             }
             MisuseError::Record(_) => ErrorCode::InvalidArgument,
-            MisuseError::NotAStream(_) | MisuseError::NotAChannel { .. } => ErrorCode::Internal,
+            MisuseError::NotAStream(_)
+            | MisuseError::NotAChannel { .. }
+            | MisuseError::NoLane
+            | MisuseError::NotPlaced => ErrorCode::Internal,
         }
     }
 }

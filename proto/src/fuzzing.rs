@@ -13,7 +13,7 @@ use crate::body::{Assembly, Message};
 use crate::connection::{Connection, Event, More, Request, Sent, Settings, Transmit};
 use crate::decoder::Decoder;
 use crate::error::PeerError;
-use crate::metadata::{Call, ChannelDeclaration, Hello, Welcome};
+use crate::metadata::{Call, ChannelDeclaration, Hello, Part, Welcome};
 use crate::registry::{Direction, ErrorCode, FrameKind, HEADER_LEN, MAGIC, PREFACE_LEN, features, limits};
 use crate::testing::{AnyRecord, Token, output, start};
 
@@ -127,9 +127,16 @@ pub fn client_session(data: &[u8]) {
 }
 
 fn settings(prelude: u8) -> Settings {
-    let features = if prelude & 2 == 0 { 0 } else { features::CHANNELS };
+    let channels = if prelude & 2 == 0 { 0 } else { features::CHANNELS };
+    let lanes = if prelude & 4 == 0 { 0 } else { features::ATTACHED_FDS | features::POOL };
+    let features = channels | lanes;
     // The limit of frames must leave room for the handshake's own check of the floor.
     Settings { features, max_message: 100_000, open_calls: 8, open_channels: 12, ..Settings::default() }
+}
+
+/// Begins an answer; what is in a segment is of no size here.
+fn begin(parts: Vec<Part>, payload: Bytes) -> Assembly {
+    Assembly::begin_with(parts, payload, |_| Ok(Bytes::new())).expect("its first frame was checked")
 }
 
 /// One channel each way.
@@ -211,12 +218,12 @@ impl Session {
             }
             Event::Replied { stream, reply, payload, more, .. } => {
                 self.side.release(payload.len());
-                let assembly = Assembly::begin(reply.parts, payload).expect("its first frame was checked");
+                let assembly = begin(reply.parts, payload);
                 self.grow(stream, assembly, more, true);
             }
             Event::Failed { stream, failure, payload, more, .. } => {
                 self.side.release(payload.len());
-                let assembly = Assembly::begin(failure.parts, payload).expect("its first frame was checked");
+                let assembly = begin(failure.parts, payload);
                 self.grow(stream, assembly, more, true);
             }
             Event::Continued { stream, payload, more } => {
@@ -268,6 +275,7 @@ impl Session {
                 assert!(matches!(sent, Ok(Sent::Ended)), "a stopped channel takes items");
             }
             Event::ChannelCredited { stream, .. } => self.send_on(stream),
+            Event::SegmentCame { segment, .. } => assert!(segment.len > 0, "a segment of nothing"),
             Event::Welcomed(_) | Event::Refused { .. } | Event::WentAway { .. } | Event::Ponged { .. } => {}
         }
     }

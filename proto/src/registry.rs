@@ -799,7 +799,7 @@ pub mod limits {
     pub const MAX_FRAME_CEILING: usize = 1_048_576;
     /// Payload of one frame: bounds how long another stream waits for its turn.
     pub const FRAGMENT: usize = 65_536;
-    /// Inline bytes of one message, all parts together.
+    /// Bytes of one message, all parts together but those in files.
     pub const MAX_MESSAGE: usize = 67_108_864;
     /// Metadata of one frame.
     pub const MAX_METADATA: usize = 16_384;
@@ -827,6 +827,12 @@ pub mod limits {
     pub const ITEM_COST_MIN: usize = 256;
     /// File descriptors of one frame.
     pub const MAX_FDS_PER_FRAME: usize = 16;
+    /// Parts of replies from this size on go by the pool lane, where it is in force.
+    pub const POOL_FROM: usize = 65_536;
+    /// Segments that one side has introduced on one connection, those under a number of an older one not counted.
+    pub const MAX_SEGMENTS: usize = 64;
+    /// One segment.
+    pub const SEGMENT_MAX: usize = 67_108_864;
     /// Nesting of calls made on behalf of calls.
     pub const MAX_DEPTH: usize = 16;
     /// PINGs answered; more are dropped.
@@ -924,7 +930,7 @@ pub const LIMITS: &[Limit] = &[
         name: "max_message",
         value: 67_108_864,
         unit: "bytes",
-        doc: "Inline bytes of one message, all parts together.",
+        doc: "Bytes of one message, all parts together but those in files.",
     },
     Limit { id: None, name: "max_metadata", value: 16_384, unit: "bytes", doc: "Metadata of one frame." },
     Limit { id: None, name: "max_headers", value: 64, unit: "count", doc: "Headers of one call or reply." },
@@ -987,6 +993,21 @@ pub const LIMITS: &[Limit] = &[
         unit: "count",
         doc: "File descriptors of one frame.",
     },
+    Limit {
+        id: None,
+        name: "pool_from",
+        value: 65_536,
+        unit: "bytes",
+        doc: "Parts of replies from this size on go by the pool lane, where it is in force.",
+    },
+    Limit {
+        id: None,
+        name: "max_segments",
+        value: 64,
+        unit: "count",
+        doc: "Segments that one side has introduced on one connection, those under a number of an older one not counted.",
+    },
+    Limit { id: None, name: "segment_max", value: 67_108_864, unit: "bytes", doc: "One segment." },
     Limit {
         id: None,
         name: "max_depth",
@@ -1069,6 +1090,14 @@ pub mod quotas {
     pub const ITEM_BYTES: u64 = 268_435_456;
     /// The same for the peers of one uid.
     pub const ITEM_BYTES_PER_UID: u64 = 8_388_608;
+    /// Memory that replies are written to for their callers to read, in all.
+    pub const SEGMENT_BYTES: u64 = 1_073_741_824;
+    /// The same for the peers of one uid; above it replies go inline.
+    pub const SEGMENT_BYTES_PER_UID: u64 = 268_435_456;
+    /// File descriptors that were sent and that their receivers have not confirmed, in all; above it bodies go inline.
+    pub const UNCONFIRMED_FDS: u64 = 512;
+    /// The same for the peers of one uid.
+    pub const UNCONFIRMED_FDS_PER_UID: u64 = 64;
     /// Denials that are kept to be explained; over it the uid that has the most of them loses its oldest.
     pub const DECISIONS: u64 = 1_000;
     /// Values that commands hold for a connection, by number.
@@ -1118,6 +1147,22 @@ pub const QUOTAS: &[Quota] = &[
         doc: "Cost of channels' items that wait to be sent, in all.",
     },
     Quota { name: "item_bytes_per_uid", value: 8_388_608, doc: "The same for the peers of one uid." },
+    Quota {
+        name: "segment_bytes",
+        value: 1_073_741_824,
+        doc: "Memory that replies are written to for their callers to read, in all.",
+    },
+    Quota {
+        name: "segment_bytes_per_uid",
+        value: 268_435_456,
+        doc: "The same for the peers of one uid; above it replies go inline.",
+    },
+    Quota {
+        name: "unconfirmed_fds",
+        value: 512,
+        doc: "File descriptors that were sent and that their receivers have not confirmed, in all; above it bodies go inline.",
+    },
+    Quota { name: "unconfirmed_fds_per_uid", value: 64, doc: "The same for the peers of one uid." },
     Quota {
         name: "decisions",
         value: 1_000,

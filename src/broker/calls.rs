@@ -398,6 +398,7 @@ impl Broker {
         }
         let timing = call.noted.as_mut().map(|noted| noted.dispatch(now, place, &message));
         let peer = Arc::clone(&state.peer);
+        let lanes = state.reply_lanes();
         let wire = WireCall {
             command: admitted.command.text(),
             headers,
@@ -408,6 +409,7 @@ impl Broker {
             depth: admitted.depth,
             stream,
             channels: admitted.channels,
+            lanes,
         };
         self.outputs.push_back(Output::Run(Run { call: id, place, command: admitted.command, wire, timing }));
     }
@@ -503,10 +505,13 @@ impl Broker {
     /// Charges what the caller is about to be sent. What would pass the uid's bound becomes an error without a body; its
     /// bytes are gone. The session settles the charge when it knows what the socket took.
     fn bound_reply(&mut self, peer: PeerId, ending: Ending) -> Ending {
-        let len = match &ending {
-            Ending::Reply(response) => response.message.len() as u64,
-            Ending::Fail(failed) => failed.message.len() as u64,
+        let message = match &ending {
+            Ending::Reply(response) => &response.message,
+            Ending::Fail(failed) => &failed.message,
         };
+        // What is in the peer's own memory is charged there.
+        let lanes = self.peers.get(&peer).and_then(|state| state.lanes.as_ref());
+        let len = lanes.map_or_else(|| message.len() as u64, |lanes| lanes.inline_len(message));
         self.note_held(len);
         let Some(state) = self.peers.get_mut(&peer) else { return ending };
         if len == 0 || state.unread.grow(len) {

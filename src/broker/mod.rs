@@ -9,11 +9,13 @@ mod channels;
 mod decisions;
 mod denials;
 mod excerpts;
+mod lanes;
 mod local;
 mod monitor;
 mod narrowing;
 mod output;
 mod quota;
+mod segments;
 mod slots;
 mod stats;
 mod sweep;
@@ -51,7 +53,7 @@ pub(crate) use uploads::FirstOfItem;
 
 use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::commands::CommandTable;
-use crate::ipc::{Peer, PeerId};
+use crate::ipc::{LaneCounters, Peer, PeerId, ReplyLanes};
 use crate::log_limit::LogLimit;
 
 /// What the broker keeps to.
@@ -112,6 +114,7 @@ pub(crate) struct Broker {
     watching: bool,
     /// Who is charged for the bodies that are recorded, if any are.
     bodies: Option<Rc<Account>>,
+    lane_counters: Arc<LaneCounters>,
     draining: bool,
 }
 
@@ -148,6 +151,10 @@ struct PeerState {
     is_local: bool,
     /// Bytes that wait for the peer to read them.
     unread: Charge,
+    /// File descriptors that the peer has not confirmed.
+    fds: Charge,
+    /// Where large replies are written, if the peer reads them there.
+    lanes: Option<Arc<ReplyLanes>>,
     calls: HashMap<u64, CallId>,
     channels: PeerChannels,
 }
@@ -183,6 +190,7 @@ impl Broker {
             denial_log: LogLimit::new(),
             watching: false,
             bodies: None,
+            lane_counters: Arc::default(),
             draining: false,
         }
     }
@@ -213,6 +221,7 @@ impl Broker {
         connection: Charge,
     ) -> PeerId {
         let unread = account.charge_nothing(Resource::ReplyBytes);
+        let fds = account.charge_nothing(Resource::Fds);
         let id = PeerId(self.next_peer);
         self.next_peer += 1;
         let peer = Arc::new(Peer {
@@ -236,6 +245,8 @@ impl Broker {
             standing: Standing::Unknown,
             is_local: false,
             unread,
+            fds,
+            lanes: None,
             calls: HashMap::new(),
             channels: PeerChannels::new(),
         };
@@ -303,7 +314,7 @@ impl Broker {
         is_over
     }
 
-    /// Bytes of messages that are held, in and out.
+    /// Bytes of messages that are held, in and out, segments aside.
     fn held(&self) -> u64 {
         self.ledger.total(Resource::MessageBytes).saturating_add(self.ledger.total(Resource::ReplyBytes))
     }
@@ -322,6 +333,8 @@ impl Broker {
         stats.unread_bytes = self.ledger.total(Resource::ReplyBytes);
         stats.channels = self.channels.len();
         stats.item_bytes = self.ledger.items();
+        stats.segment_bytes = self.ledger.segments();
+        (stats.pooled, stats.pooled_bytes, stats.pool_fallbacks) = self.lane_counters.read();
         stats
     }
 }

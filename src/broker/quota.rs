@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use invoked_proto::registry::quotas;
 
+use super::segments::SegmentBytes;
 use crate::authority::PeerLimits;
 use crate::ipc::{Budget, Common, is_fair};
 
@@ -22,13 +23,15 @@ pub(crate) enum Resource {
     MessageBytes,
     /// Bytes of replies that wait for their peer to read them.
     ReplyBytes,
+    /// File descriptors that were sent and that their peer has not confirmed: the kernel counts them as the daemon's.
+    Fds,
 }
 
-const RESOURCES: usize = 4;
+const RESOURCES: usize = 5;
 
 impl Resource {
     const ALL: [Resource; RESOURCES] =
-        [Resource::Connections, Resource::Calls, Resource::MessageBytes, Resource::ReplyBytes];
+        [Resource::Connections, Resource::Calls, Resource::MessageBytes, Resource::ReplyBytes, Resource::Fds];
 
     /// What capabilities call the most of it for one uid.
     fn limit(self) -> &'static str {
@@ -37,6 +40,7 @@ impl Resource {
             Resource::Calls => "calls_per_uid",
             Resource::MessageBytes => "reassembly_bytes_per_uid",
             Resource::ReplyBytes => "reply_bytes_per_uid",
+            Resource::Fds => "unconfirmed_fds_per_uid",
         }
     }
 }
@@ -63,6 +67,10 @@ pub(crate) struct Bounds {
     pub(crate) reply_bytes: Bound,
     /// Items of channels that wait for the loop.
     pub(crate) item_bytes: Bound,
+    /// Memory that peers are written to.
+    pub(crate) segment_bytes: Bound,
+    /// File descriptors that peers have not confirmed.
+    pub(crate) fds: Bound,
 }
 
 impl Default for Bounds {
@@ -76,6 +84,8 @@ impl Default for Bounds {
             },
             reply_bytes: Bound { per_uid: quotas::REPLY_BYTES_PER_UID, total: quotas::REPLY_BYTES },
             item_bytes: Bound { per_uid: quotas::ITEM_BYTES_PER_UID, total: quotas::ITEM_BYTES },
+            segment_bytes: Bound { per_uid: quotas::SEGMENT_BYTES_PER_UID, total: quotas::SEGMENT_BYTES },
+            fds: Bound { per_uid: quotas::UNCONFIRMED_FDS_PER_UID, total: quotas::UNCONFIRMED_FDS },
         }
     }
 }
@@ -87,6 +97,7 @@ impl Bounds {
             Resource::Calls => self.calls,
             Resource::MessageBytes => self.message_bytes,
             Resource::ReplyBytes => self.reply_bytes,
+            Resource::Fds => self.fds,
         }
     }
 }
@@ -98,6 +109,7 @@ pub(crate) struct Ledger {
     total: Rc<Total>,
     accounts: HashMap<u32, Weak<Account>>,
     items: Arc<Common>,
+    segments: Arc<SegmentBytes>,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +135,8 @@ pub(crate) struct Account {
     total: Rc<Total>,
     /// What handlers charge from other threads; it lives on with their channels.
     items: Arc<Budget>,
+    /// The same for memory that replies are written to.
+    segments: Arc<SegmentBytes>,
 }
 
 /// What the capabilities of one peer say of its uid's account; it holds as long as this lives.
@@ -153,12 +167,18 @@ impl Ledger {
     #[must_use]
     pub(crate) fn new(bounds: Bounds) -> Self {
         let items = Common::new(bounds.item_bytes.total);
-        Ledger { bounds, total: Rc::default(), accounts: HashMap::new(), items }
+        let segments = SegmentBytes::in_all(bounds.segment_bytes.total);
+        Ledger { bounds, total: Rc::default(), accounts: HashMap::new(), items, segments }
     }
 
     /// What items of channels are charged in all.
     pub(crate) fn items(&self) -> u64 {
         self.items.used()
+    }
+
+    /// Memory that replies are written to, in all.
+    pub(crate) fn segments(&self) -> u64 {
+        self.segments.used()
     }
 
     /// The account of `uid`.
@@ -176,6 +196,7 @@ impl Ledger {
             used: Used::default(),
             total: Rc::clone(&self.total),
             items: Budget::new(self.bounds.item_bytes.per_uid, &self.items),
+            segments: SegmentBytes::of_uid(self.bounds.segment_bytes.per_uid, &self.segments),
         });
         self.accounts.insert(uid, Rc::downgrade(&account));
         account
@@ -240,6 +261,11 @@ impl Account {
     /// What items of channels to this uid may cost while they wait for the loop.
     pub(crate) fn items(&self) -> Arc<Budget> {
         Arc::clone(&self.items)
+    }
+
+    /// What memory replies to this uid may be written to.
+    pub(super) fn segments(&self) -> Arc<SegmentBytes> {
+        Arc::clone(&self.segments)
     }
 
     /// Whether [`charge`](Self::charge) would succeed.

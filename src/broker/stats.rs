@@ -22,6 +22,14 @@ pub(crate) struct Stats {
     pub(crate) monitors: usize,
     /// Calls recorded for them since the start; nothing is while there are none.
     pub(crate) calls_recorded: u64,
+    /// Bytes now of memory that replies are written to.
+    pub(crate) segment_bytes: u64,
+    /// Parts of replies that were sent in such memory.
+    pub(crate) pooled: u64,
+    /// Their bytes.
+    pub(crate) pooled_bytes: u64,
+    /// Parts that were large enough for it and went inline all the same: there was no memory.
+    pub(crate) pool_fallbacks: u64,
     /// Connections taken since the start.
     pub(crate) connections: u64,
     /// Connections turned away for a quota.

@@ -73,7 +73,7 @@ impl Admission {
         let facts = self.facts(&credentials, &process).await;
         let (facts, claim) = self.look_at_process(process, facts).await;
         let _prepared = self.prepare(&facts).await;
-        // No lane that needs descriptors is offered, so none need come in at all.
+        // Peers are sent descriptors and send none, so none need come in at all.
         match stream.refuse_fds()? {
             FdRefusalState::InForce => {}
             // The protocol connection refuses what comes all the same, one step later.

@@ -14,6 +14,7 @@ mod given;
 mod handler;
 mod headers;
 mod invoke;
+mod lanes;
 mod peer;
 mod raw;
 #[doc(hidden)]
@@ -47,6 +48,7 @@ pub(crate) use invoke::WireCall;
 pub use invoke::{Invoke, InvokeMessage, Request};
 pub use invoked_proto::body::Body;
 pub use invoked_proto::registry::{Delivery, ErrorCode, Overflow};
+pub(crate) use lanes::{LaneCounters, ReplyLanes, within};
 pub use peer::{Origin, Peer, PeerId};
 pub(crate) use resolver::ReplySink;
 pub use resolver::{InvokeResolver, InvokeResponder, OwnedInvokeResponder, Replied};

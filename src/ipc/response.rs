@@ -9,10 +9,12 @@ use invoked_proto::Text;
 use invoked_proto::body::{Body, Message};
 use invoked_proto::metadata::HeaderField;
 use invoked_proto::registry::{ErrorCode, limits};
+use invoked_transport::Slot;
 use serde::Serialize;
 
 use super::body::InvokeResponseBody;
 use super::error::{CallError, Fault, InvokeError};
+use super::lanes::take_slot;
 use super::raw::bytes_of;
 
 /// How a call ends at its handler.
@@ -54,7 +56,12 @@ impl Response {
         Ok(bytes.into())
     }
 
-    /// A raw reply of `len` zeros, to be written in place.
+    /// A raw reply of `len` bytes, to be written in place: where the caller shares memory with the daemon, a large one is
+    /// written right where the caller reads it, and never copied.
+    ///
+    /// Write all of it: the bytes are zeros, or what an earlier reply to the same caller left there. What is written may be
+    /// seen by the caller from that moment on, even if the handler ends with something else. It works on the thread, or in
+    /// the future, in which the handler runs; elsewhere it is memory like any other.
     ///
     /// ```
     /// let mut buffer = invoked::ipc::Response::alloc(4);
@@ -63,7 +70,10 @@ impl Response {
     /// ```
     #[must_use]
     pub fn alloc(len: usize) -> ResponseBuffer {
-        ResponseBuffer(BytesMut::zeroed(len))
+        match take_slot(len) {
+            Some(slot) => ResponseBuffer(Memory::Shared(slot)),
+            None => ResponseBuffer(Memory::Own(BytesMut::zeroed(len))),
+        }
     }
 
     /// A reply with `value` as JSON.
@@ -148,25 +158,42 @@ impl From<InvokeResponseBody> for Response {
 
 impl From<ResponseBuffer> for Response {
     fn from(ResponseBuffer(bytes): ResponseBuffer) -> Self {
-        Body::Raw(bytes.freeze()).into()
+        Body::Raw(match bytes {
+            Memory::Own(bytes) => bytes.freeze(),
+            Memory::Shared(slot) => Bytes::from_owner(slot),
+        })
+        .into()
     }
 }
 
 /// The body of a raw reply while it is written.
 #[derive(Debug)]
-pub struct ResponseBuffer(BytesMut);
+pub struct ResponseBuffer(Memory);
+
+#[derive(Debug)]
+enum Memory {
+    Own(BytesMut),
+    /// Of the caller, who can only read it.
+    Shared(Slot),
+}
 
 impl Deref for ResponseBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Memory::Own(bytes) => bytes,
+            Memory::Shared(slot) => slot,
+        }
     }
 }
 
 impl DerefMut for ResponseBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        match &mut self.0 {
+            Memory::Own(bytes) => bytes,
+            Memory::Shared(slot) => slot,
+        }
     }
 }
 
@@ -212,7 +239,7 @@ impl IpcResponse for Response {
 
 impl IpcResponse for ResponseBuffer {
     fn body(self) -> crate::Result<InvokeResponseBody> {
-        Ok(InvokeResponseBody::Raw(self.0.into()))
+        Ok(InvokeResponseBody::Raw(self.to_vec()))
     }
 
     fn into_response(self) -> Result<Response, Fault> {

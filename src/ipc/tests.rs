@@ -52,6 +52,7 @@ fn message(body: Body) -> InvokeMessage {
         depth: 0,
         stream: 3,
         channels: crate::ipc::DeclaredChannels::default(),
+        lanes: None,
     };
     let app = AppHandle::new(state, PackageInfo::default(), Instance::User, None);
     InvokeMessage::new(call, &app, None)

@@ -9,18 +9,20 @@ use std::time::Instant;
 
 use super::panicked;
 use crate::broker::Timing;
-use crate::ipc::{CancellationToken, InvokeResolver, OutcomeFuture, ReplySink};
+use crate::ipc::{CancellationToken, InvokeResolver, OutcomeFuture, ReplyLanes, ReplySink, within};
 
 /// Drives a handler's future and answers its call: with its outcome, or `internal` if it panics or is dropped.
 pub(super) struct Guarded {
     future: Option<OutcomeFuture>,
     resolver: Option<InvokeResolver>,
+    /// Where its reply is written.
+    lanes: Option<Arc<ReplyLanes>>,
 }
 
 impl Guarded {
-    pub(super) fn new(future: OutcomeFuture, sink: ReplySink) -> Self {
+    pub(super) fn new(future: OutcomeFuture, sink: ReplySink, lanes: Option<Arc<ReplyLanes>>) -> Self {
         let resolver = InvokeResolver::new(sink, CancellationToken::default());
-        Guarded { future: Some(future), resolver: Some(resolver) }
+        Guarded { future: Some(future), resolver: Some(resolver), lanes }
     }
 
     /// A future may panic when it is dropped, too.
@@ -43,8 +45,10 @@ impl Future for Guarded {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Some(future) = &mut self.future else { return Poll::Ready(()) };
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        let Guarded { future, lanes, .. } = &mut *self;
+        let Some(future) = future else { return Poll::Ready(()) };
+        let poll = || within(lanes.as_ref(), || future.as_mut().poll(context));
+        let polled = catch_unwind(AssertUnwindSafe(poll));
         let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(outcome)) => outcome,

@@ -22,7 +22,7 @@ use crate::broker::{CallId, Place, Run, Timing};
 use crate::commands::RegisteredCommand;
 use crate::ipc::{
     CallError, CallbackFn, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver,
-    Outcome, OutcomeFuture, PeerId, Replied, ReplySink, WireCall,
+    Outcome, OutcomeFuture, PeerId, Replied, ReplyLanes, ReplySink, WireCall, within,
 };
 use backlog::{Backlog, BacklogPlace};
 use future::{Guarded, timed};
@@ -92,9 +92,11 @@ impl Runner {
         let Run { call, place, command, wire, timing } = run;
         if let (Place::Inline, Execution::Inline(handler)) = (place, command.execution()) {
             let observer = self.observer(&wire);
+            let lanes = wire.lanes.clone();
             let message = InvokeMessage::new(wire, &self.app, None);
             note(timing.as_deref(), Timing::begin);
-            let outcome = watched(&command, || handler(&message));
+            let run = || settled(lanes.as_deref(), within(lanes.as_ref(), || handler(&message)));
+            let outcome = watched(&command, run);
             note(timing.as_deref(), Timing::end);
             if let Some(observe) = observer {
                 observe(&outcome);
@@ -102,6 +104,7 @@ impl Runner {
             return Some(outcome);
         }
         let observer = self.observer(&wire);
+        let lanes = wire.lanes.clone();
         let token = CancellationToken::default();
         let message = InvokeMessage::new(wire, &self.app, Some(token.clone()));
         let Ok(permit) = self.completions.clone().try_reserve_owned() else {
@@ -112,7 +115,9 @@ impl Runner {
             Execution::Inline(_) | Execution::Blocking(_) => Some(Arc::clone(&self.backlog)),
             _ => None,
         };
+        let written = lanes.clone();
         let sink = ReplySink::new(move |outcome| {
+            let outcome = settled(written.as_deref(), outcome);
             if let Some(observe) = observer {
                 observe(&outcome);
             }
@@ -123,13 +128,13 @@ impl Runner {
         let refused = match (place, command.execution()) {
             (Place::InlineAsync, Execution::InlineAsync(handler)) => {
                 note(timing.as_deref(), Timing::begin);
-                self.poll_inline(&command, || handler(message), sink);
+                self.poll_inline(&command, || handler(message), sink, lanes);
                 None
             }
             (_, Execution::Async(handler) | Execution::InlineAsync(handler)) => {
                 let future = catch_unwind(AssertUnwindSafe(|| handler(message)));
                 match future {
-                    Ok(future) => drop(self.workers.spawn(Guarded::new(timed(future, timing), sink))),
+                    Ok(future) => drop(self.workers.spawn(Guarded::new(timed(future, timing), sink, lanes))),
                     Err(_) => InvokeResolver::new(sink, token).finish(panicked()),
                 }
                 None
@@ -143,7 +148,7 @@ impl Runner {
                         return resolver.finish(Err(cancelled().into()));
                     }
                     note(timing.as_deref(), Timing::begin);
-                    resolver.finish(unwinding(|| handler(&message)));
+                    resolver.finish(unwinding(|| within(lanes.as_ref(), || handler(&message))));
                 }))
             }
             (_, Execution::Deferred(handler)) => {
@@ -156,7 +161,8 @@ impl Runner {
                     }
                     note(timing.as_deref(), Timing::begin);
                     // A panic drops the resolver, which answers.
-                    drop(catch_unwind(AssertUnwindSafe(|| handler(Invoke { message, resolver }))));
+                    let run = || within(lanes.as_ref(), || handler(Invoke { message, resolver }));
+                    drop(catch_unwind(AssertUnwindSafe(run)));
                 });
                 self.pool.submit(job)
             }
@@ -204,6 +210,11 @@ impl Runner {
         }
     }
 
+    /// Drops what may take its time to be dropped, off the loop.
+    pub(crate) fn drop_elsewhere(&self, value: impl Send + 'static) {
+        drop(self.workers.spawn_blocking(move || drop(value)));
+    }
+
     /// Handlers that run elsewhere now.
     pub(crate) fn running(&self) -> usize {
         self.running.borrow().len()
@@ -215,6 +226,7 @@ impl Runner {
         command: &RegisteredCommand,
         handler: impl FnOnce() -> OutcomeFuture,
         sink: ReplySink,
+        lanes: Option<Arc<ReplyLanes>>,
     ) {
         let _workers = self.workers.enter();
         let start = Instant::now();
@@ -222,7 +234,7 @@ impl Runner {
             Ok(future) => future,
             Err(_) => return InvokeResolver::new(sink, CancellationToken::default()).finish(panicked()),
         };
-        let mut guarded = Guarded::new(future, sink);
+        let mut guarded = Guarded::new(future, sink, lanes);
         let ready = std::pin::Pin::new(&mut guarded).poll_once(&mut Context::from_waker(Waker::noop()));
         note_time(command, start);
         if ready.is_pending() {
@@ -234,6 +246,14 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.backlog.close();
+    }
+}
+
+/// A reply whose large parts are where its caller reads them.
+fn settled(lanes: Option<&ReplyLanes>, outcome: Outcome) -> Outcome {
+    match lanes {
+        Some(lanes) => lanes.settle(outcome),
+        None => outcome,
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct Hub {
     read_buffer: RefCell<BytesMut>,
     transmit: RefCell<Option<Transmit<Attachment>>>,
     waits: Waits,
+    /// Parts of replies of so many bytes are written to memory that the caller reads; 0 is never.
+    pub(super) pool_from: usize,
     /// Whose connection was read last.
     last_reader: Cell<Option<PeerId>>,
     /// When the deadline task will look next.
@@ -80,7 +82,13 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(mut broker: Broker, runner: Runner, settings: Settings, waits: Waits) -> Self {
+    pub(crate) fn new(
+        mut broker: Broker,
+        runner: Runner,
+        settings: Settings,
+        waits: Waits,
+        pool_from: usize,
+    ) -> Self {
         broker.watch(tracing::enabled!(tracing::Level::DEBUG));
         Hub {
             broker: RefCell::new(broker),
@@ -92,6 +100,7 @@ impl Hub {
             read_buffer: RefCell::default(),
             transmit: RefCell::default(),
             waits,
+            pool_from,
             last_reader: Cell::new(None),
             armed: Cell::new(None),
             rearm: Notify::new(),
@@ -280,6 +289,9 @@ impl Hub {
     }
 
     pub(super) fn handle_event(&self, now: Instant, peer: PeerId, event: Event<Attachment>) {
+        if let Event::Greeted(hello) = &event {
+            self.open_lanes(peer, hello);
+        }
         let mut broker = self.broker.borrow_mut();
         match event {
             Event::Greeted(hello) => broker.handle_hello(peer, &hello),
@@ -327,7 +339,10 @@ impl Hub {
                     self.answer_local(stream, local::failed(code, &failure, message));
                 }
                 Output::Reply { peer, stream, headers, message } => {
-                    self.answer(peer, stream, |connection| connection.reply(stream, headers, message));
+                    self.answer(peer, stream, |connection| {
+                        let placement = self.place(peer, connection, &message);
+                        connection.reply_placed(stream, headers, message, placement)
+                    });
                 }
                 Output::Fail { peer, stream, code, failure, message } => {
                     self.answer(peer, stream, |connection| {
@@ -392,14 +407,22 @@ impl Hub {
         }
     }
 
-    pub(super) fn note_unread(&self, peer: PeerId, bytes: usize) {
-        self.broker.borrow_mut().note_unread(peer, bytes);
+    pub(super) fn note_unread(&self, peer: PeerId, bytes: usize, unconfirmed_fds: usize) {
+        let mut broker = self.broker.borrow_mut();
+        broker.note_unread(peer, bytes);
+        broker.note_unconfirmed(peer, unconfirmed_fds);
+        drop(broker);
         self.tell_written(peer);
         self.poll_relief();
     }
 
     pub(crate) fn forget(&self, peer: PeerId, now: Instant) {
-        self.links.borrow_mut().remove(&peer);
+        let link = self.links.borrow_mut().remove(&peer);
+        if let Some(link) = link {
+            // What the peer was lent goes back first, so that the memory has one owner.
+            link.connection.borrow_mut().abandon();
+        }
+        self.close_lanes(peer);
         self.broker.borrow_mut().handle_loss(now, peer);
         self.pump(now);
         self.tell_written(peer);
@@ -470,7 +493,7 @@ impl Hub {
         }
     }
 
-    fn with_connection<R>(
+    pub(super) fn with_connection<R>(
         &self,
         peer: PeerId,
         act: impl FnOnce(&mut Connection<Attachment>) -> R,

@@ -259,7 +259,7 @@ impl Loopback {
             }
             self.handle_daemon_events(now);
             let to_client = output(&mut self.link.connection.borrow_mut());
-            self.hub.note_unread(self.id, 0);
+            self.hub.note_unread(self.id, 0, 0);
             if !to_client.is_empty() {
                 self.client.handle_input(now, to_client.clone(), [])?;
             }

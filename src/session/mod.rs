@@ -2,6 +2,7 @@
 
 mod claim;
 mod hub;
+mod lanes;
 mod local;
 mod look;
 mod loopback;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use invoked_proto::connection::{Connection, Event, Transmit};
 use invoked_proto::error::PeerError;
-use invoked_transport::{AsyncStream, Attachment, Interest};
+use invoked_transport::{AsyncStream, Attachment, FdRefusal, Interest};
 use tokio::time::Sleep;
 
 pub(crate) use claim::ProcessClaim;
@@ -45,6 +46,9 @@ const TURN_EVENTS: usize = 64;
 
 /// A turn ends after this long, whatever is left of it: inline handlers may take up to the runner's patience each.
 const TURN_TIME: Duration = Duration::from_millis(1);
+
+/// How long to wait where too many file descriptors of this uid are on their way. Nothing tells when there are fewer.
+const CROWDED_PAUSE: Duration = Duration::from_millis(10);
 
 /// A read from which on it is likely that more waits: then the others get their turn first.
 const LONG_READ: usize = 16 * 1024;
@@ -120,6 +124,8 @@ pub(crate) struct Session {
     blocked_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     ended: Option<Ended>,
+    /// Whether the kernel lets no more file descriptors on their way now.
+    crowded: bool,
     /// Whether it is the others' turn.
     yields: bool,
     /// Whether events wait that the last turn had no time for.
@@ -151,6 +157,7 @@ impl Session {
             blocked_since: None,
             timer: None,
             ended: None,
+            crowded: false,
             yields: false,
             unhandled: false,
             handshake: Some(handshake),
@@ -166,6 +173,13 @@ impl Session {
             self.link.woken.set(false);
             if let Some(ended) = self.flush() {
                 return ended;
+            }
+            if std::mem::take(&mut self.crowded) {
+                tokio::time::sleep(CROWDED_PAUSE).await;
+                match self.time_passed() {
+                    Some(ended) => return ended,
+                    None => continue,
+                }
             }
             if std::mem::take(&mut self.yields) {
                 tokio::task::yield_now().await;
@@ -348,8 +362,8 @@ impl Session {
         let mut written = 0;
         let result = loop {
             if written > TURN_BYTES {
-                let unread = transmit.len() + self.link.connection.borrow().unsent().bytes;
-                self.hub.note_unread(self.id, unread);
+                let (unread, unconfirmed) = self.unread(&transmit);
+                self.hub.note_unread(self.id, unread, unconfirmed);
                 self.unwritten = Some(transmit);
                 self.yields = true;
                 return None;
@@ -367,8 +381,8 @@ impl Session {
                 Err(error) => break Err(error),
             }
         };
-        let unread = transmit.len() + self.link.connection.borrow().unsent().bytes;
-        self.hub.note_unread(self.id, unread);
+        let (unread, unconfirmed) = self.unread(&transmit);
+        self.hub.note_unread(self.id, unread, unconfirmed);
         match result {
             Ok(()) => {
                 self.hub.keep_transmit(transmit);
@@ -386,8 +400,20 @@ impl Session {
                 // A peer that broke the protocol may still be told so; one that is gone, or failed, not.
                 self.ended.take_if(|ended| !matches!(ended, Ended::Protocol(_)))
             }
+            Err(error) if FdRefusal::of(&error) == Some(FdRefusal::TooManyInFlight) => {
+                self.unwritten = Some(transmit);
+                self.blocked_since.get_or_insert_with(Instant::now);
+                self.crowded = true;
+                self.ended.take()
+            }
             Err(error) => Some(self.ended.take().unwrap_or(Ended::Io(error))),
         }
+    }
+
+    /// Bytes that wait for the peer to read them, and file descriptors that it has not confirmed.
+    fn unread(&self, transmit: &Transmit<Attachment>) -> (usize, usize) {
+        let connection = self.link.connection.borrow();
+        (transmit.len() + connection.unsent().bytes, connection.unconfirmed_fds())
     }
 
     fn is_over(&mut self) -> Option<Ended> {

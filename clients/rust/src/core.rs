@@ -7,6 +7,7 @@
 //! Each call ends exactly once: by its answer, by [`Core::cancel`], or by the loss of the connection.
 
 mod inbox;
+mod lanes;
 mod outlet;
 
 use std::collections::VecDeque;
@@ -27,6 +28,8 @@ use thiserror::Error;
 
 pub(crate) use inbox::{ChannelKey, Next};
 use inbox::{Declared, Inbox};
+use lanes::Segments;
+pub(crate) use lanes::{Map, Memory};
 use outlet::Outlet;
 
 use crate::error::Error;
@@ -103,6 +106,8 @@ pub(crate) struct Core<A, W> {
     calls: HashMap<StreamId, Pending<W>>,
     inboxes: HashMap<ChannelKey, Inbox<W>>,
     outlets: HashMap<ChannelKey, Outlet<W>>,
+    segments: Segments,
+    map: Map<A>,
     /// Calls opened since the socket last took a byte: no byte of them can have reached the daemon.
     untouched: Vec<StreamId>,
     woken: VecDeque<W>,
@@ -140,11 +145,11 @@ enum Answer {
 }
 
 impl<A, W> Core<A, W> {
-    /// Begins the handshake.
+    /// Begins the handshake. `map` is how a segment of the daemon's is read.
     ///
     /// # Errors
     /// If `hello` is above its limits.
-    pub(crate) fn new(settings: Settings, hello: &Hello, now: Instant) -> Result<Self, Error> {
+    pub(crate) fn new(settings: Settings, hello: &Hello, now: Instant, map: Map<A>) -> Result<Self, Error> {
         let connection = Connection::client(settings, hello, now).map_err(Error::misuse)?;
         Ok(Core {
             connection,
@@ -152,6 +157,8 @@ impl<A, W> Core<A, W> {
             calls: HashMap::new(),
             outlets: HashMap::default(),
             inboxes: HashMap::new(),
+            segments: Segments::new(),
+            map,
             untouched: Vec::new(),
             woken: VecDeque::new(),
             welcome: None,
@@ -331,6 +338,7 @@ impl<A, W> Core<A, W> {
             return None;
         }
         if self.transmit.is_empty() {
+            self.return_leases();
             if self.loss.is_some() || !self.connection.poll_transmit(&mut self.transmit) {
                 return None;
             }
@@ -456,6 +464,7 @@ impl<A, W> Core<A, W> {
                 self.stop_outlet((stream, channel), Error::channel_closed());
             }
             Event::ChannelCredited { stream, channel } => self.wake_outlet((stream, channel)),
+            Event::SegmentCame { segment, file } => return self.add_segment(&segment, file),
             Event::WentAway { code, notice } => {
                 let message = notice.message.to_string();
                 let goodbye = match code {
@@ -498,20 +507,20 @@ impl<A, W> Core<A, W> {
         more: More,
         capacity: usize,
     ) -> Result<(), PeerError> {
-        let Some(pending) = self.calls.get_mut(&stream) else {
+        let waits = |pending: &&mut Pending<W>| matches!(pending.progress, Progress::Waiting);
+        let Some(pending) = self.calls.get_mut(&stream).filter(waits) else {
             // Its caller has gone.
+            self.connection.release_parts(&parts);
             return Ok(());
         };
-        if !matches!(pending.progress, Progress::Waiting) {
-            return Ok(());
-        }
         let len = inline_len(&parts).unwrap_or(u64::MAX);
         if len > self.max_message {
             let max = self.max_message;
+            self.connection.release_parts(&parts);
             self.end(stream, Err(Error::result_too_large(len, max)));
             return Ok(());
         }
-        let assembly = Assembly::begin(parts, payload)?;
+        let assembly = Assembly::begin_with(parts, payload, |part| self.segments.find(part))?;
         match more {
             More::Whole => self.finish(stream, answer, assembly, capacity),
             More::Follows => {
@@ -542,7 +551,7 @@ impl<A, W> Core<A, W> {
         assembly: Assembly,
         capacity: usize,
     ) -> Result<(), PeerError> {
-        let message = assembly.finish()?.detach(capacity);
+        let message = assembly.finish_detached(capacity)?;
         let outcome = match answer {
             Answer::Result(reply) => {
                 // Header texts share the read buffer; a reply that is kept must not keep it.

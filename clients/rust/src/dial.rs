@@ -72,9 +72,11 @@ pub(crate) fn dial(options: &Options) -> Result<Dialled, Error> {
         let message = format!("the kernel does not say who listens on {}", chosen.address);
         Error::no_connection(message, Retry::Useless, Some(error))
     })?;
-    // No lane that needs descriptors is offered, so none need come in. An old kernel can't keep them out; then the protocol
-    // connection refuses what comes.
-    let _ = stream.refuse_fds();
+    if !options.shared_memory {
+        // No lane that needs descriptors is offered, so none need come in. An old kernel can't keep them out; then the protocol
+        // connection refuses what comes.
+        let _ = stream.refuse_fds();
+    }
     let dialled = Dialled { stream, address: chosen.address.clone(), server_uid: server_uid.uid };
     check_server(&dialled, &chosen, options.server)?;
     Ok(dialled)

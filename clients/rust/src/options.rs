@@ -7,7 +7,7 @@ use std::time::Duration;
 use invoked_proto::Text;
 use invoked_proto::connection::Settings;
 use invoked_proto::metadata::Hello;
-use invoked_proto::registry::{features, limits};
+use invoked_proto::registry::{Lane, features, limits};
 use invoked_transport::{Address, AddressOptions, BusyPoll};
 
 /// How long [`Options::connect_timeout`] is unless it is set.
@@ -38,6 +38,7 @@ pub struct Options {
     pub(crate) timeout: Option<Duration>,
     pub(crate) reconnect: Reconnect,
     pub(crate) busy_poll: Duration,
+    pub(crate) shared_memory: bool,
     name: Option<String>,
     version: String,
     narrow: Option<Vec<String>>,
@@ -82,6 +83,7 @@ impl Options {
             timeout: Some(DEFAULT_TIMEOUT),
             reconnect: Reconnect::default(),
             busy_poll: BusyPoll::DEFAULT,
+            shared_memory: true,
             name: None,
             version: String::new(),
             narrow: None,
@@ -160,12 +162,22 @@ impl Options {
         self
     }
 
+    /// Whether large results may be read where the daemon wrote them, in memory that both processes have: without a copy, and
+    /// the daemon keeps that memory for this connection, as large as its largest results that were held at once. True unless
+    /// set; otherwise all bytes come through the socket. Results are the same.
+    #[must_use]
+    pub fn shared_memory(mut self, shared: bool) -> Self {
+        self.shared_memory = shared;
+        self
+    }
+
     /// What this client says of itself.
     pub(crate) fn hello(&self) -> Hello {
         let name = self.name.clone().unwrap_or_else(program_name);
         Hello {
             name: Text::from(name),
             version: Text::from(self.version.as_str()),
+            lanes: if self.shared_memory { vec![Lane::Inline as u8, Lane::Pool as u8] } else { Vec::new() },
             library: Text::from_static(concat!("invoked-client/", env!("CARGO_PKG_VERSION"), " rust")),
             narrow: self
                 .narrow
@@ -180,7 +192,8 @@ impl Options {
         let handshake = u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX);
         // A day is as good as no limit, and far from what would overflow a clock.
         let handshake_timeout_ms = handshake.min(86_400_000);
-        Settings { features: features::CHANNELS, handshake_timeout_ms, ..Settings::default() }
+        let lanes = if self.shared_memory { features::ATTACHED_FDS | features::POOL } else { 0 };
+        Settings { features: features::CHANNELS | lanes, handshake_timeout_ms, ..Settings::default() }
     }
 }
 

@@ -7,7 +7,11 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 
-/// The result of a call: a body, raw attachments, headers. It owns its memory and keeps no connection alive.
+/// The result of a call: a body, raw attachments, headers. It keeps no connection alive.
+///
+/// A large body may lie in memory that the daemon wrote ([`Options::shared_memory`](crate::Options::shared_memory)): then the
+/// daemon can't use that memory again until the last [`Bytes`] of it is dropped, and sends through the socket when it has no
+/// other. It stays readable whatever becomes of the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reply {
     headers: Vec<HeaderField>,

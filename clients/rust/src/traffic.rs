@@ -7,9 +7,9 @@ use std::io::{self, IoSlice};
 use std::time::Instant;
 
 use bytes::BytesMut;
-use invoked_transport::{Attachment, Received};
+use invoked_transport::{Attachment, Received, SharedSegment};
 
-use crate::core::Core;
+use crate::core::{Core, Memory};
 
 /// Room for what one read brings: a frame and what follows it. More after a read that filled it.
 const USUAL_READ: usize = 64 * 1024;
@@ -66,6 +66,21 @@ pub(crate) fn flush<W>(
             Err(error) => return core.handle_write_error(error),
         }
     }
+}
+
+/// A segment of the daemon's, to be read.
+struct Shared(SharedSegment);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// Maps a segment of the daemon's; `None` if it is none.
+pub(crate) fn map(file: Attachment, len: u64) -> Option<Memory> {
+    let segment = SharedSegment::map(&file, len).ok()?;
+    Some(std::sync::Arc::new(Shared(segment)))
 }
 
 /// Errors that mean "not now".

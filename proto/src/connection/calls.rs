@@ -4,14 +4,14 @@ use bytes::Bytes;
 
 use super::channels::Opener;
 use super::send::Opening;
-use super::{Connection, Event, More, Role, State};
-use crate::body::{Message, inline_len};
+use super::{Connection, Event, More, Placement, Role, State};
+use crate::body::{Message, held_len, inline_len};
 use crate::coding;
 use crate::decoder::Frame;
 use crate::error::{MisuseError, PeerError};
 use crate::header::STREAM_MAX;
-use crate::metadata::{Call, ChannelDeclaration, Extensions, Failure, HeaderField, Item, Part, Place, Reply};
-use crate::registry::{Delivery, ErrorCode, FrameKind, HEADER_LEN, features, flags, limits};
+use crate::metadata::{Call, ChannelDeclaration, Extensions, Failure, HeaderField, Item, Part, Reply};
+use crate::registry::{Delivery, ErrorCode, FrameKind, HEADER_LEN, Lane, features, flags, limits};
 use crate::text::Text;
 
 /// A call that the peer opened.
@@ -134,11 +134,32 @@ impl<A> Connection<A> {
         headers: Vec<HeaderField>,
         message: Message,
     ) -> Result<(), MisuseError> {
+        self.reply_placed(stream, headers, message, Placement::default())
+    }
+
+    /// Answers as [`reply`](Self::reply) does, with some of the parts on other lanes than the frames. What they are made of is
+    /// kept until the peer gives it back.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply); [`MisuseError::NoLane`] and [`MisuseError::NotPlaced`] for parts that can't go where they
+    /// were put.
+    pub fn reply_placed(
+        &mut self,
+        stream: u64,
+        headers: Vec<HeaderField>,
+        mut message: Message,
+        placement: Placement<A>,
+    ) -> Result<(), MisuseError> {
         self.check_unanswered(stream)?;
+        // A message has one limit, wherever its bytes are.
         self.check_message(&message)?;
-        let record = Reply { headers, parts: message.parts(), extensions: Extensions::none() };
+        let (parts, lent) = self.place(&mut message, &placement)?;
+        let record = Reply { headers, parts, extensions: Extensions::none() };
         let opening = self.opening(FrameKind::Result, stream, 0, 0);
-        self.send.message(opening, &record, message, Vec::new())?;
+        let fds = placement.into_fds();
+        let fd_count = fds.len();
+        self.send.message(opening, &record, message, fds)?;
+        self.lend(lent, fd_count);
         if self.mark_answered(stream) {
             // Its CANCEL is not told to the owner any more, and meant the channels too.
             self.handle_stop_of_all(stream);
@@ -280,7 +301,7 @@ impl<A> Connection<A> {
         match self.outbound.get(&stream) {
             Some(call) if call.remaining.is_none() => {}
             Some(_) => return Err(PeerError::Unexpected(kind)),
-            None if self.is_ended(stream)? => return Ok(()),
+            None if self.is_ended(stream)? => return self.drop_terminal(kind, &frame),
             None => return Err(PeerError::Unexpected(kind)),
         }
         if kind == FrameKind::Result {
@@ -288,9 +309,10 @@ impl<A> Connection<A> {
             let total = self.check_parts(&reply.parts, &frame)?;
             let more = self.end_outbound(stream, total, frame.payload.len());
             let Frame { payload, fds, .. } = frame;
+            let held = held_len(&reply.parts).ok_or(PeerError::MessageLength)?;
             self.push_terminal(
                 stream,
-                total,
+                held,
                 payload.len(),
                 Event::Replied { stream, reply, payload, more, fds },
             );
@@ -303,9 +325,23 @@ impl<A> Connection<A> {
             let more = self.end_outbound(stream, total, here);
             let Frame { payload, fds, .. } = frame;
             let text = failure.message.clone();
+            let held = held_len(&failure.parts).ok_or(PeerError::MessageLength)?;
             let failed = Event::Failed { stream, code, failure, payload, more, fds };
-            self.push_terminal(stream, total, here, failed);
+            self.push_terminal(stream, held, here, failed);
             self.fail_channels(stream, code, &text);
+        }
+        Ok(())
+    }
+
+    /// Gives back what a terminal frame leases that comes too late.
+    fn drop_terminal(&mut self, kind: FrameKind, frame: &Frame<A>) -> Result<(), PeerError> {
+        if self.has_lane(Lane::Pool) {
+            let parts = match kind {
+                FrameKind::Result => self.record::<Reply>(kind, frame)?.parts,
+                _ => self.record::<Failure>(kind, frame)?.parts,
+            };
+            parts.iter().try_for_each(|part| self.check_place(part))?;
+            self.release_parts(&parts);
         }
         Ok(())
     }
@@ -320,6 +356,11 @@ impl<A> Connection<A> {
         }
         if let Some(call) = self.outbound.get_mut(&stream) {
             call.too_large = true;
+        }
+        match &event {
+            Event::Replied { reply, .. } => self.release_parts(&reply.parts),
+            Event::Failed { failure, .. } => self.release_parts(&failure.parts),
+            _ => {}
         }
         let message = format!("answer of {total} bytes is above the limit of {max}");
         self.push_failure(stream, ErrorCode::TooLarge, &message, Delivery::Completed);
@@ -420,10 +461,7 @@ impl<A> Connection<A> {
         if parts.first().map(|part| part.codec) != Some(frame.header.codec) {
             return Err(PeerError::BodyMismatch);
         }
-        if parts.iter().any(|part| part.place != Place::Inline) {
-            // No lane is offered yet, so no lane can be in force.
-            return Err(PeerError::Feature);
-        }
+        parts.iter().try_for_each(|part| self.check_place(part))?;
         let total = inline_len(parts).ok_or(PeerError::MessageLength)?;
         let here = frame.payload.len() as u64;
         if here > total || frame.header.has(flags::MORE) != (here < total) {

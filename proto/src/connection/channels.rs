@@ -12,7 +12,7 @@ use super::{Connection, Event, State};
 use crate::body::Message;
 use crate::decoder::Frame;
 use crate::error::{MisuseError, PeerError};
-use crate::metadata::{ChannelDeclaration, Credit, End, Item};
+use crate::metadata::{ChannelDeclaration, Credit, End, Item, Place};
 use crate::registry::{Direction, ErrorCode, FrameKind, features, flags, limits};
 use crate::text::Text;
 
@@ -451,6 +451,10 @@ impl<A> Connection<A> {
             return Ok(());
         }
         let total = match &item {
+            // The credit of items counts bytes in frames.
+            Some(item) if item.parts.iter().any(|part| part.place != Place::Inline) => {
+                return Err(PeerError::Feature);
+            }
             Some(item) => self.check_parts(&item.parts, &frame)?,
             None => 0,
         };

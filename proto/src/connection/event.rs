@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::metadata::{Call, Failure, GoAway, Hello, Item, Reply, Welcome};
+use crate::metadata::{Call, Failure, GoAway, Hello, Item, Reply, Segment, Welcome};
 use crate::registry::ErrorCode;
 use crate::text::Text;
 
@@ -135,6 +135,14 @@ pub enum Event<A> {
         stream: u64,
         /// The channel.
         channel: u32,
+    },
+    /// The peer introduced a segment; later messages have parts in it. An older one of the same number is of no use any more,
+    /// save for what of it is still leased.
+    SegmentCame {
+        /// Its number, generation and size.
+        segment: Segment,
+        /// Its file, of which nothing is verified.
+        file: A,
     },
     /// The peer takes no more calls.
     WentAway {

@@ -10,6 +10,7 @@ mod channels;
 mod event;
 mod flow;
 mod handshake;
+mod lanes;
 mod send;
 mod timer;
 mod transmit;
@@ -23,18 +24,20 @@ use foldhash::{HashMap, HashMapExt};
 pub use calls::{Request, Withdrawal};
 pub use channels::Sent;
 pub use event::{Event, More};
+pub use lanes::Placement;
 pub use transmit::Transmit;
 
 use crate::coding;
 use crate::decoder::{Decoder, Frame};
 use crate::error::{DecodeError, MisuseError, PeerError};
-use crate::metadata::{Credit, End, GoAway, Grant, Item, Release, Segment, Ungrant};
+use crate::metadata::{Credit, End, GoAway, Grant, Item, Ungrant};
 use crate::registry::{ErrorCode, FrameKind, StreamRule, flags, is_ignorable, limits, tags};
 use crate::text::Text;
 use calls::{Inbound, Outbound};
 use channels::Channels;
 use flow::Window;
 use handshake::Handshake;
+use lanes::Lanes;
 use send::SendQueue;
 use timer::Timers;
 
@@ -126,6 +129,7 @@ pub struct Connection<A> {
     inbound: HashMap<u64, Inbound>,
     outbound: HashMap<u64, Outbound>,
     channels: Channels,
+    lanes: Lanes,
     /// What the peer may send of payload.
     window: Window,
     /// Bytes of payload that events have brought, in all.
@@ -167,6 +171,7 @@ impl<A> Connection<A> {
             inbound: HashMap::new(),
             outbound: HashMap::new(),
             channels: Channels::new(),
+            lanes: Lanes::new(),
             window: Window::new(limits::CONNECTION_WINDOW as u64),
             delivered: 0,
             last_inbound: 0,
@@ -233,6 +238,7 @@ impl<A> Connection<A> {
     pub fn poll_transmit(&mut self, transmit: &mut Transmit<A>) -> bool {
         debug_assert!(transmit.is_empty(), "the last transmit is not written");
         self.settle_written();
+        self.queue_releases();
         // An answer to an early call must not come before WELCOME.
         let hold = self.holds_messages();
         self.send.fill(transmit, self.remote.max_frame, hold);
@@ -245,7 +251,7 @@ impl<A> Connection<A> {
     /// count.
     #[must_use]
     pub fn has_transmit(&self) -> bool {
-        self.send.can_fill(self.holds_messages())
+        self.lanes.is_pressing() || self.send.can_fill(self.holds_messages())
     }
 
     fn holds_messages(&self) -> bool {
@@ -382,6 +388,7 @@ impl<A> Connection<A> {
         if !self.handshake.is_welcomed() {
             self.check_early(kind, &frame)?;
         }
+        self.note_fds(frame.fds.len());
         let (payload, delivered) = (frame.payload.len(), self.delivered);
         self.count_payload(kind, payload)?;
         self.handle_open_frame(now, kind, frame)?;
@@ -408,6 +415,8 @@ impl<A> Connection<A> {
             FrameKind::Data if header.has(flags::CONT) && header.arg == 0 => self.handle_continuation(frame),
             FrameKind::Result | FrameKind::Error => self.handle_terminal(kind, frame),
             FrameKind::Cancel => self.handle_cancel(header.stream),
+            FrameKind::Release => self.handle_release(&frame),
+            FrameKind::Segment => self.handle_segment(frame),
             FrameKind::Data if self.has_channels() => self.handle_item(frame),
             FrameKind::Stop if self.has_channels() => self.handle_stop((header.stream, header.arg)),
             FrameKind::Credit if self.has_channels() => self.handle_credit(&frame),
@@ -423,8 +432,6 @@ impl<A> Connection<A> {
             FrameKind::Data if frame.header.has(flags::END) => drop(self.record::<End>(kind, frame)?),
             FrameKind::Data => drop(self.record::<Item>(kind, frame)?),
             FrameKind::Credit => drop(self.record::<Credit>(kind, frame)?),
-            FrameKind::Release => drop(self.record::<Release>(kind, frame)?),
-            FrameKind::Segment => drop(self.record::<Segment>(kind, frame)?),
             FrameKind::Grant => drop(self.record::<Grant>(kind, frame)?),
             FrameKind::Ungrant => drop(self.record::<Ungrant>(kind, frame)?),
             _ => {}
@@ -501,6 +508,7 @@ impl<A> Connection<A> {
         self.decoder.clear();
         self.inbound.clear();
         self.channels.clear();
+        self.lanes.clear();
         self.timers.stop();
     }
 }

@@ -294,13 +294,14 @@ impl<A> SendQueue<A> {
         self.unsent.bytes -= written;
         self.spend(head.payload_len);
         self.overtaken += if self.turns.is_empty() { 0 } else { written };
+        let is_terminal = matches!(head.kind, FrameKind::Result | FrameKind::Error);
         match head.kind {
             FrameKind::Call => self.begun.push(head.stream),
-            _ => self.unsent.terminals -= 1,
+            _ => self.unsent.terminals -= usize::from(is_terminal),
         }
         match head.rest {
             Some(rest) => self.turns.push_back(Turn::Rest(rest)),
-            None if head.kind != FrameKind::Call => self.ended.push(head.stream),
+            None if is_terminal => self.ended.push(head.stream),
             None => {}
         }
     }

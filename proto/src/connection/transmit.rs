@@ -62,6 +62,11 @@ impl<A> Transmit<A> {
         &self.fds
     }
 
+    /// Takes the file descriptors that are to be sent with the next write, for a transport that gives them away.
+    pub fn take_fds(&mut self) -> Vec<A> {
+        std::mem::take(&mut self.fds)
+    }
+
     /// Fills `slices` with what is to be written next and returns how many it filled.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut copied: &'a [u8] = &self.copied;

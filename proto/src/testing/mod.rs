@@ -142,23 +142,34 @@ pub fn start() -> Instant {
     Instant::now()
 }
 
-/// All output of `connection`, as one run of bytes.
+/// All output of `connection`, as one run of bytes; its file descriptors are closed.
 #[must_use]
 pub fn output<A>(connection: &mut Connection<A>) -> Bytes {
-    let mut transmit = Transmit::default();
     let mut bytes = BytesMut::new();
-    while connection.poll_transmit(&mut transmit) {
-        while !transmit.is_empty() {
-            let mut slices = [std::io::IoSlice::new(&[]); 64];
-            let filled = transmit.slices(&mut slices);
-            let before = bytes.len();
-            for slice in &slices[..filled] {
-                bytes.extend_from_slice(slice);
-            }
-            transmit.advance(bytes.len() - before);
-        }
+    while let Some((more, _)) = next_output(connection) {
+        bytes.extend_from_slice(&more);
     }
     bytes.freeze()
+}
+
+/// The next bytes of `connection` that are written at once, and the file descriptors that ride the first of them.
+pub fn next_output<A>(connection: &mut Connection<A>) -> Option<(Bytes, Vec<A>)> {
+    let mut transmit = Transmit::default();
+    if !connection.poll_transmit(&mut transmit) {
+        return None;
+    }
+    let fds = transmit.take_fds();
+    let mut bytes = BytesMut::new();
+    while !transmit.is_empty() {
+        let mut slices = [std::io::IoSlice::new(&[]); 64];
+        let filled = transmit.slices(&mut slices);
+        let before = bytes.len();
+        for slice in &slices[..filled] {
+            bytes.extend_from_slice(slice);
+        }
+        transmit.advance(bytes.len() - before);
+    }
+    Some((bytes.freeze(), fds))
 }
 
 fn carry(
@@ -167,10 +178,11 @@ fn carry(
     now: Instant,
     read_size: usize,
 ) -> Result<(), PeerError> {
-    let mut bytes = output(from);
-    while !bytes.is_empty() {
-        let read = bytes.split_to(read_size.min(bytes.len()));
-        to.handle_input(now, read, [])?;
+    while let Some((mut bytes, mut fds)) = next_output(from) {
+        while !bytes.is_empty() {
+            let read = bytes.split_to(read_size.min(bytes.len()));
+            to.handle_input(now, read, std::mem::take(&mut fds))?;
+        }
     }
     Ok(())
 }

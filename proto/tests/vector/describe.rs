@@ -128,6 +128,9 @@ pub(crate) fn event<A>(event: Event<A>) -> Value {
         Event::ChannelCredited { stream, channel } => {
             json!({"event": "ChannelCredited", "stream": stream, "channel": channel})
         }
+        Event::SegmentCame { segment, .. } => {
+            json!({"event": "SegmentCame", "segment": fields(&AnyRecord::from(segment))})
+        }
         Event::WentAway { code, notice } => json!({
             "event": "WentAway",
             "code": code.map(invoked_proto::registry::ErrorCode::name),

@@ -215,7 +215,7 @@ fn a_cancel_that_races_an_answer_ends_as_both_sides_agree_in_100_000_schedules()
         let mut bus = Bus::with_windows(Bounds::default(), WINDOW, CONNECTION_WINDOW);
         assert_eq!(bus.connect(1000), Some(ANA));
         bus.peers[ANA].wire.witness = Some(CreditWitness::new(WINDOW, CONNECTION_WINDOW));
-        bus.broker.monitor(true);
+        bus.broker.monitor(1, None);
         for _ in 0..TOGETHER {
             let late_before = bus.broker.stats().late_completions;
             let mut race = Race::begin(&mut bus, &mut chance);

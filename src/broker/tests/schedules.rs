@@ -118,7 +118,7 @@ impl World {
         };
         let mut bus = Bus::with_windows(bounds, channel_window, connection_window);
         bus.reload(all());
-        bus.broker.monitor(true);
+        bus.broker.monitor(1, None);
         for uid in UIDS {
             let peer = bus.connect(uid).unwrap();
             bus.peers[peer].consumes = false;

@@ -43,6 +43,7 @@ fn run(command: &Command, body: Body, attachments: Vec<Bytes>, grant: Arc<Grant>
         depth: 0,
         stream: 41,
         channels: crate::ipc::DeclaredChannels::default(),
+        lanes: None,
     };
     let app = AppHandle::new(StateManager::default(), PackageInfo::default(), Instance::User, None);
     let Execution::Blocking(run) = &command.execution else { panic!("it blocks") };

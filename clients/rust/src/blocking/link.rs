@@ -26,7 +26,7 @@ use crate::dial::{ConnectionInfo, dial};
 use crate::error::Error;
 use crate::options::Options;
 use crate::request::{Channels, Prepared};
-use crate::traffic::{ReadBuffer, flush, is_passing};
+use crate::traffic::{ReadBuffer, flush, is_passing, map};
 
 /// The longest that a reading thread stays away. It can't be woken from outside, and output that another thread has left
 /// behind must go on well within the daemon's patience for a frame that was begun (10 s).
@@ -82,7 +82,7 @@ impl Link {
         let dialled = dial(options)?;
         let now = Instant::now();
         let state = State {
-            core: Core::new(options.settings(), &options.hello(), now)?,
+            core: Core::new(options.settings(), &options.hello(), now, map)?,
             buffer: Some(ReadBuffer::default()),
             busy: BusyPoll::new(options.busy_poll),
             writing: false,
@@ -349,6 +349,10 @@ impl Link {
     fn take_input(&self, state: &mut State, mut buffer: ReadBuffer, result: io::Result<()>) {
         buffer.drain(result, &mut state.core);
         state.buffer = Some(buffer);
+        if state.core.has_output() && !state.writing {
+            // File descriptors are confirmed at once.
+            self.flush(state);
+        }
         self.settle(state);
     }
 

@@ -166,7 +166,7 @@ impl<A, W> Core<A, W> {
     fn settle_item(&mut self, key: ChannelKey, more: More, capacity: usize) -> Result<(), PeerError> {
         let Some(inbox) = self.inboxes.get_mut(&key).filter(|_| more == More::Whole) else { return Ok(()) };
         if let Some((assembly, credit, lagged)) = inbox.growing.take() {
-            let message = assembly.finish()?.detach(capacity);
+            let message = assembly.finish_detached(capacity)?;
             let left_out = inbox.keep(Held { message, credit, lagged });
             self.woken.extend(inbox.waiter.take());
             if left_out > 0 {

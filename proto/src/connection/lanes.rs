@@ -1,0 +1,323 @@
+//! What travels outside of the frames: segments, leases, file descriptors (SPEC.md, "Lanes" and "File descriptors").
+//!
+//! The writer keeps the bytes of each lease until RELEASE names it; the reader checks that a part names bytes of a segment it
+//! was given, before its owner hears of it. Memory is the owners': here are numbers, and what the writer lent.
+
+use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
+
+use super::send::Opening;
+use super::{Connection, Event, Role};
+use crate::body::{Body, Message};
+use crate::decoder::Frame;
+use crate::error::{MisuseError, PeerError};
+use crate::metadata::{Lease, Part, Place, Release, Segment};
+use crate::registry::{FrameKind, Lane, features, limits};
+
+/// Leases that are given back in one frame.
+const RELEASE_MAX: usize = 1024;
+
+/// So many leases that were given back are told without waiting for something else to be sent.
+const RELEASE_SOON: usize = 16;
+
+/// Where the parts of a message go that do not travel in its frames.
+#[derive(Debug)]
+pub struct Placement<A> {
+    parts: Vec<Placed>,
+    fds: Vec<A>,
+}
+
+#[derive(Debug)]
+struct Placed {
+    /// 0 is the body.
+    part: usize,
+    len: u64,
+    place: Place,
+}
+
+impl<A> Default for Placement<A> {
+    fn default() -> Self {
+        Placement { parts: Vec::new(), fds: Vec::new() }
+    }
+}
+
+impl<A> Placement<A> {
+    /// True if all parts travel in the frames.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Whether a part was put there.
+    #[must_use]
+    pub fn has(&self, at: Lease) -> bool {
+        let Lease { segment, generation, offset } = at;
+        self.parts.iter().any(|placed| placed.place == Place::Pool { segment, generation, offset })
+    }
+
+    pub(super) fn into_fds(self) -> Vec<A> {
+        self.fds
+    }
+
+    /// Puts a part of the message, 0 for its body, where its bytes are already: into a segment.
+    pub fn in_segment(&mut self, part: usize, at: Lease, len: u64) {
+        let Lease { segment, generation, offset } = at;
+        self.parts.push(Placed { part, len, place: Place::Pool { segment, generation, offset } });
+    }
+}
+
+/// What goes out with a message and is not in its frames.
+type Lent = Vec<(Lease, Bytes)>;
+
+/// What one connection has outside of its frames.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    /// Segments that we introduced: generation and size.
+    ours: HashMap<u32, (u32, u64)>,
+    /// What the peer may read until it says that it is done.
+    lent: HashMap<(u32, u32, u64), Bytes>,
+    /// File descriptors that we sent and that the peer has not confirmed.
+    unconfirmed: usize,
+    /// Segments of the peer's.
+    theirs: HashMap<u32, (u32, u64)>,
+    /// File descriptors that came and are to be confirmed.
+    to_confirm: u32,
+    to_release: Vec<Lease>,
+}
+
+impl Lanes {
+    pub(super) fn new() -> Self {
+        Lanes {
+            ours: HashMap::new(),
+            lent: HashMap::new(),
+            unconfirmed: 0,
+            theirs: HashMap::new(),
+            to_confirm: 0,
+            to_release: Vec::new(),
+        }
+    }
+
+    /// Whether a RELEASE is to be sent without waiting for other output.
+    pub(super) fn is_pressing(&self) -> bool {
+        self.to_confirm > 0 || self.to_release.len() >= RELEASE_SOON
+    }
+
+    fn has_news(&self) -> bool {
+        self.to_confirm > 0 || !self.to_release.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Lanes::new();
+    }
+}
+
+impl<A> Connection<A> {
+    /// Whether parts may travel on `lane` between the two sides, as far as their features say. What a client's HELLO and the
+    /// policy say of lanes is the owner's to keep to.
+    #[must_use]
+    pub fn has_lane(&self, lane: Lane) -> bool {
+        let needed = match lane {
+            Lane::Inline => return true,
+            Lane::Pool => features::ATTACHED_FDS | features::POOL,
+            Lane::Sealed => features::ATTACHED_FDS | features::SEALED,
+            Lane::File => features::ATTACHED_FDS | features::FILE,
+        };
+        self.features() & needed == needed
+    }
+
+    /// Whether the peer was told of this segment of ours.
+    #[must_use]
+    pub fn has_introduced(&self, segment: u32, generation: u32) -> bool {
+        self.lanes.ours.get(&segment).is_some_and(|(known, _)| *known == generation)
+    }
+
+    /// Introduces a segment of ours. It is sent before any message that is queued later.
+    ///
+    /// # Errors
+    /// [`MisuseError::NoLane`] if the pool lane is not in force; [`MisuseError::NotPlaced`] for a generation that is not above
+    /// the last under this number, or bytes of the last that are still lent.
+    pub fn introduce(&mut self, segment: Segment, file: A) -> Result<(), MisuseError> {
+        if !self.has_lane(Lane::Pool) {
+            return Err(MisuseError::NoLane);
+        }
+        let (number, generation, len) = (segment.segment, segment.generation, segment.len);
+        let is_newer = self.lanes.ours.get(&number).is_none_or(|(known, _)| *known < generation);
+        let is_lent = self.lanes.lent.keys().any(|(of, _, _)| *of == number);
+        let has_room = self.lanes.ours.contains_key(&number) || self.lanes.ours.len() < limits::MAX_SEGMENTS;
+        if !is_newer || is_lent || !has_room {
+            return Err(MisuseError::NotPlaced);
+        }
+        let opening = Opening {
+            kind: FrameKind::Segment,
+            stream: 0,
+            flags: 0,
+            arg: 0,
+            max_frame: self.remote.max_frame,
+        };
+        self.send.message(opening, &segment, Message::default(), vec![file])?;
+        self.lanes.ours.insert(number, (generation, len));
+        self.lanes.unconfirmed += 1;
+        Ok(())
+    }
+
+    /// File descriptors that were queued for the peer and that it has not confirmed.
+    #[must_use]
+    pub fn unconfirmed_fds(&self) -> usize {
+        self.lanes.unconfirmed
+    }
+
+    /// Whether these bytes of a segment of ours are lent to the peer.
+    #[must_use]
+    pub fn is_lent(&self, at: Lease) -> bool {
+        self.lanes.lent.contains_key(&key(at))
+    }
+
+    /// Parts that the peer may read now.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.lanes.lent.len()
+    }
+
+    /// Gives bytes of the peer's segments back, which it may use for something else from then on. It is told with the next
+    /// output, or once many are given back.
+    pub fn release_leases(&mut self, leases: impl IntoIterator<Item = Lease>) {
+        if self.state != super::State::Closed {
+            self.lanes.to_release.extend(leases);
+        }
+    }
+
+    /// Gives back what the parts of a message lease, for an owner that does not want the message.
+    pub fn release_parts(&mut self, parts: &[Part]) {
+        let leases = parts.iter().filter_map(|part| match part.place {
+            Place::Pool { segment, generation, offset } => Some(Lease { segment, generation, offset }),
+            _ => None,
+        });
+        self.release_leases(leases.collect::<Vec<_>>());
+    }
+
+    /// Takes the parts out of `message` that do not travel in its frames. What it returns announces all parts; the bytes are
+    /// lent once the message is queued.
+    pub(super) fn place(
+        &self,
+        message: &mut Message,
+        placement: &Placement<A>,
+    ) -> Result<(Vec<Part>, Lent), MisuseError> {
+        let mut parts = message.parts();
+        let mut lent = Vec::new();
+        for placed in &placement.parts {
+            let part = parts.get_mut(placed.part).ok_or(MisuseError::NotPlaced)?;
+            let bytes = take_part(message, placed.part).ok_or(MisuseError::NotPlaced)?;
+            if let Place::Pool { segment, generation, offset } = placed.place {
+                let at = Lease { segment, generation, offset };
+                self.check_ours(at, placed.len)?;
+                if self.is_lent(at) || lent.iter().any(|(other, _)| *other == at) {
+                    return Err(MisuseError::NotPlaced);
+                }
+                lent.push((at, bytes));
+            }
+            *part = Part { codec: part.codec, len: placed.len, place: placed.place };
+        }
+        Ok((parts, lent))
+    }
+
+    /// Notes what went out with a message.
+    pub(super) fn lend(&mut self, lent: Lent, fds: usize) {
+        self.lanes.lent.extend(lent.into_iter().map(|(at, bytes)| (key(at), bytes)));
+        self.lanes.unconfirmed += fds;
+    }
+
+    fn check_ours(&self, at: Lease, len: u64) -> Result<(), MisuseError> {
+        if !self.has_lane(Lane::Pool) {
+            return Err(MisuseError::NoLane);
+        }
+        if lies_in(&self.lanes.ours, at, len) { Ok(()) } else { Err(MisuseError::NotPlaced) }
+    }
+
+    /// Checks that a part of the peer's is where this side takes it from.
+    pub(super) fn check_place(&self, part: &Part) -> Result<(), PeerError> {
+        // The daemon offers these lanes to be read from, and does not read from them itself yet.
+        let takes = |lane| self.role == Role::Client && self.has_lane(lane);
+        match part.place {
+            Place::Inline => Ok(()),
+            Place::Pool { segment, generation, offset } if takes(Lane::Pool) => {
+                let at = Lease { segment, generation, offset };
+                if lies_in(&self.lanes.theirs, at, part.len) {
+                    Ok(())
+                } else {
+                    Err(PeerError::NoSegment(segment))
+                }
+            }
+            _ => Err(PeerError::Feature),
+        }
+    }
+
+    pub(super) fn handle_segment(&mut self, frame: Frame<A>) -> Result<(), PeerError> {
+        let segment: Segment = self.record(FrameKind::Segment, &frame)?;
+        if self.role != Role::Client || !self.has_lane(Lane::Pool) {
+            return Err(PeerError::Feature);
+        }
+        let Segment { segment: number, generation, len, .. } = segment;
+        let known = self.lanes.theirs.get(&number);
+        let is_newer = known.is_none_or(|(earlier, _)| *earlier < generation);
+        let has_room = known.is_some() || self.lanes.theirs.len() < limits::MAX_SEGMENTS;
+        let is_sized = len > 0 && len <= limits::SEGMENT_MAX as u64;
+        let mut fds = frame.fds;
+        match (fds.pop(), fds.is_empty()) {
+            (Some(file), true) if is_newer && has_room && is_sized => {
+                self.lanes.theirs.insert(number, (generation, len));
+                self.events.push_back(Event::SegmentCame { segment, file });
+                Ok(())
+            }
+            _ => Err(PeerError::BadSegment(number)),
+        }
+    }
+
+    pub(super) fn handle_release(&mut self, frame: &Frame<A>) -> Result<(), PeerError> {
+        let release: Release = self.record(FrameKind::Release, frame)?;
+        if self.features() & features::ATTACHED_FDS == 0 {
+            return Err(PeerError::Feature);
+        }
+        let fds = usize::try_from(release.fds).unwrap_or(usize::MAX);
+        self.lanes.unconfirmed = self.lanes.unconfirmed.checked_sub(fds).ok_or(PeerError::NotLent)?;
+        for at in release.leases {
+            self.lanes.lent.remove(&key(at)).ok_or(PeerError::NotLent)?;
+        }
+        Ok(())
+    }
+
+    /// Notes file descriptors that came with a frame: their sender is told that they have arrived.
+    pub(super) fn note_fds(&mut self, fds: usize) {
+        let fds = u32::try_from(fds).unwrap_or(u32::MAX);
+        self.lanes.to_confirm = self.lanes.to_confirm.saturating_add(fds);
+    }
+
+    /// Queues what is to be told of file descriptors and leases, before anything else is written.
+    pub(super) fn queue_releases(&mut self) {
+        while self.lanes.has_news() && self.state != super::State::Closed {
+            let rest = self.lanes.to_release.split_off(self.lanes.to_release.len().min(RELEASE_MAX));
+            let leases = std::mem::replace(&mut self.lanes.to_release, rest);
+            let fds = std::mem::take(&mut self.lanes.to_confirm);
+            self.send.control(FrameKind::Release, 0, 0, Some(&Release { fds, leases, ..Release::default() }));
+        }
+    }
+}
+
+fn key(at: Lease) -> (u32, u32, u64) {
+    (at.segment, at.generation, at.offset)
+}
+
+fn lies_in(segments: &HashMap<u32, (u32, u64)>, at: Lease, len: u64) -> bool {
+    let Some((generation, size)) = segments.get(&at.segment) else { return false };
+    *generation == at.generation && at.offset.checked_add(len).is_some_and(|end| end <= *size)
+}
+
+/// Takes the bytes of a part out; an empty one of the same codec stays.
+fn take_part(message: &mut Message, part: usize) -> Option<Bytes> {
+    match part.checked_sub(1) {
+        None => match &mut message.body {
+            Body::None => None,
+            Body::Raw(bytes) | Body::Json(bytes) => Some(std::mem::take(bytes)),
+        },
+        Some(index) => message.attachments.get_mut(index).map(std::mem::take),
+    }
+}

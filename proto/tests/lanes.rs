@@ -1,0 +1,339 @@
+//! Segments, leases and file descriptors, between a client and a daemon in memory, with counted descriptors.
+#![allow(clippy::unwrap_used)] // a test may fail by panicking
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use invoked_proto::body::{Body, Message};
+use invoked_proto::connection::{Connection, Event, Placement, Request, Settings};
+use invoked_proto::error::{DecodeError, MisuseError, PeerError};
+use invoked_proto::header::Header;
+use invoked_proto::metadata::{Lease, Part, Place, Release, Reply, Segment};
+use invoked_proto::registry::{Codec, ErrorCode, FrameKind, features, limits};
+use invoked_proto::testing::{AnyRecord, Pair, Token, frame, next_output};
+
+const LEN: u64 = 4096;
+
+fn settings() -> Settings {
+    Settings { features: features::ATTACHED_FDS | features::POOL, ..Settings::default() }
+}
+
+fn open() -> (Pair, Rc<Cell<usize>>) {
+    (Pair::open_with(settings(), settings()), Rc::default())
+}
+
+fn segment(number: u32, generation: u32) -> Segment {
+    Segment { segment: number, generation, len: LEN, ..Segment::default() }
+}
+
+fn at(offset: u64) -> Lease {
+    Lease { segment: 7, generation: 1, offset }
+}
+
+/// Opens a call, and brings it to the daemon.
+fn call(pair: &mut Pair) -> u64 {
+    let stream = pair.client.call(Request { command: "a.b".into(), ..Request::default() }).unwrap();
+    pair.to_daemon().unwrap();
+    while pair.daemon.poll_event().is_some() {}
+    stream
+}
+
+/// Answers a call with 100 bytes that lie at `offset`.
+fn answer(pair: &mut Pair, stream: u64, offset: u64) -> Result<(), MisuseError> {
+    let mut placement = Placement::default();
+    placement.in_segment(0, at(offset), 100);
+    let body = Bytes::from(vec![7; 100]);
+    pair.daemon.reply_placed(stream, Vec::new(), Message::from(Body::Raw(body)), placement)
+}
+
+fn events(connection: &mut Connection<Token>) -> Vec<Event<Token>> {
+    std::iter::from_fn(|| connection.poll_event()).collect()
+}
+
+#[test]
+fn a_reply_names_its_bytes_and_they_are_lent_until_they_are_released() {
+    let (mut pair, fds) = open();
+    let stream = call(&mut pair);
+    assert_eq!(answer(&mut pair, stream, 0), Err(MisuseError::NotPlaced), "the segment is not introduced");
+    pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    assert!(pair.daemon.has_introduced(7, 1) && !pair.daemon.has_introduced(7, 2));
+    answer(&mut pair, stream, 0).unwrap();
+    assert_eq!((pair.daemon.lent(), pair.daemon.unconfirmed_fds()), (1, 1));
+
+    // Both in one write, the file descriptor on its first byte.
+    let (bytes, sent) = next_output(&mut pair.daemon).unwrap();
+    assert_eq!(sent.len(), 1);
+    assert!(next_output(&mut pair.daemon).is_none());
+    pair.client.handle_input(pair.now, bytes, sent).unwrap();
+    let came = events(&mut pair.client);
+    let [Event::SegmentCame { segment: introduced, file }, Event::Replied { reply, payload, .. }] = &came[..]
+    else {
+        panic!("{came:?}");
+    };
+    assert_eq!(*introduced, segment(7, 1));
+    assert!(payload.is_empty());
+    let place = Place::Pool { segment: 7, generation: 1, offset: 0 };
+    assert_eq!(reply.parts, [Part { codec: Codec::Raw, len: 100, place }]);
+    assert_eq!(fds.get(), 1, "{file:?} is the only one");
+
+    // The file descriptor is confirmed at once, the lease with it or later.
+    assert!(pair.client.has_transmit());
+    pair.to_daemon().unwrap();
+    assert_eq!((pair.daemon.lent(), pair.daemon.unconfirmed_fds()), (1, 0));
+    pair.client.release_leases([at(0)]);
+    assert!(!pair.client.has_transmit(), "one lease alone is not worth a write");
+    let second = call(&mut pair);
+    assert_eq!(pair.daemon.lent(), 0, "it rode with the next call");
+    answer(&mut pair, second, 0).unwrap();
+    drop(came);
+    assert_eq!(fds.get(), 0);
+}
+
+#[test]
+fn many_leases_are_given_back_without_waiting() {
+    let (mut pair, fds) = open();
+    pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    let streams: Vec<u64> = (0..20).map(|_| call(&mut pair)).collect();
+    for (offset, stream) in (0..).zip(streams) {
+        answer(&mut pair, stream, offset).unwrap();
+    }
+    pair.to_client().unwrap();
+    pair.to_daemon().unwrap();
+    assert_eq!(pair.daemon.lent(), 20);
+    let parts = events(&mut pair.client).into_iter().filter_map(|event| match event {
+        Event::Replied { reply, .. } => Some(reply.parts),
+        _ => None,
+    });
+    for (count, parts) in (1..).zip(parts.collect::<Vec<_>>()) {
+        pair.client.release_parts(&parts);
+        assert_eq!(pair.client.has_transmit(), count >= 16, "{count}");
+    }
+    pair.to_daemon().unwrap();
+    assert_eq!(pair.daemon.lent(), 0);
+}
+
+#[test]
+fn bytes_are_lent_once_at_a_time_and_only_from_where_they_are() {
+    let (mut pair, fds) = open();
+    pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    let streams = [call(&mut pair), call(&mut pair)];
+    answer(&mut pair, streams[0], 0).unwrap();
+    assert_eq!(answer(&mut pair, streams[1], 0), Err(MisuseError::NotPlaced), "lent already");
+    assert_eq!(answer(&mut pair, streams[1], LEN - 99), Err(MisuseError::NotPlaced), "n + 1");
+    assert_eq!(pair.daemon.introduce(segment(7, 2), Token::open(&fds)), Err(MisuseError::NotPlaced), "lent");
+    assert_eq!(pair.daemon.introduce(segment(7, 1), Token::open(&fds)), Err(MisuseError::NotPlaced), "known");
+    answer(&mut pair, streams[1], LEN - 100).unwrap();
+    pair.to_client().unwrap();
+    assert_eq!(fds.get(), 1, "what was refused is closed");
+    drop(events(&mut pair.client));
+    assert_eq!(fds.get(), 0);
+}
+
+#[test]
+fn segments_end_at_their_limit() {
+    let (mut pair, fds) = open();
+    let most = u32::try_from(limits::MAX_SEGMENTS).unwrap();
+    for number in 0..most {
+        pair.daemon.introduce(segment(number, 1), Token::open(&fds)).unwrap();
+    }
+    assert_eq!(pair.daemon.introduce(segment(most, 1), Token::open(&fds)), Err(MisuseError::NotPlaced));
+    pair.daemon.introduce(segment(0, 2), Token::open(&fds)).unwrap();
+    pair.to_client().unwrap();
+    assert_eq!(events(&mut pair.client).len(), limits::MAX_SEGMENTS + 1);
+    pair.to_daemon().unwrap();
+    assert_eq!(pair.daemon.unconfirmed_fds(), 0);
+}
+
+#[test]
+fn without_the_feature_nothing_leaves_the_frames() {
+    let mut pair = Pair::open_with(Settings::default(), settings());
+    let stream = call(&mut pair);
+    let fds = Rc::default();
+    assert_eq!(pair.daemon.introduce(segment(7, 1), Token::open(&fds)), Err(MisuseError::NoLane));
+    assert_eq!(answer(&mut pair, stream, 0), Err(MisuseError::NoLane));
+    pair.daemon.reply(stream, Vec::new(), Message::from(Body::Raw(Bytes::from_static(b"inline")))).unwrap();
+    pair.to_client().unwrap();
+    assert_eq!(fds.get(), 0);
+}
+
+#[test]
+fn attachments_go_where_they_are_put_and_the_rest_stays_inline() {
+    let (mut pair, fds) = open();
+    pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    let stream = call(&mut pair);
+    let message = Message {
+        body: Body::Json(Bytes::from_static(b"[1]")),
+        attachments: vec![Bytes::from(vec![1; 200]), Bytes::from_static(b"inline")],
+    };
+    let mut placement = Placement::default();
+    placement.in_segment(1, at(64), 200);
+    pair.daemon.reply_placed(stream, Vec::new(), message, placement).unwrap();
+    pair.to_client().unwrap();
+    let last = events(&mut pair.client).pop();
+    let Some(Event::Replied { reply, payload, .. }) = last else { panic!("{last:?}") };
+    assert_eq!(payload, "[1]inline");
+    let places: Vec<bool> = reply.parts.iter().map(|part| part.place == Place::Inline).collect();
+    assert_eq!(places, [true, false, true]);
+    assert_eq!(reply.parts.iter().map(|part| part.len).collect::<Vec<_>>(), [3, 200, 6]);
+}
+
+#[test]
+fn an_answer_that_comes_too_late_gives_its_lease_back() {
+    let (mut pair, fds) = open();
+    pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    let stream = call(&mut pair);
+    answer(&mut pair, stream, 0).unwrap();
+    let goaway = Header { arg: 0, ..Header::new(FrameKind::GoAway, 0) };
+    let said = AnyRecord::from(invoked_proto::metadata::GoAway::default()).encode();
+    // Another daemon's last word: the call was not taken, and is ended at the client before its answer comes.
+    pair.client.handle_input(pair.now, frame(goaway, &said, b""), []).unwrap();
+    pair.to_client().unwrap();
+    pair.to_daemon().unwrap();
+    assert_eq!(pair.daemon.lent(), 0);
+    drop(events(&mut pair.client));
+    assert_eq!(fds.get(), 0);
+}
+
+#[test]
+fn a_peer_that_is_gone_leaves_nothing_lent() {
+    let (mut pair, fds) = open();
+    pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    let stream = call(&mut pair);
+    let body = Bytes::from(vec![7; 100]);
+    let mut placement = Placement::default();
+    placement.in_segment(0, at(0), 100);
+    pair.daemon.reply_placed(stream, Vec::new(), Message::from(Body::Raw(body.clone())), placement).unwrap();
+    assert!(!body.is_unique());
+    pair.daemon.handle_eof().unwrap();
+    assert!(body.is_unique(), "the daemon still holds it");
+    assert_eq!(fds.get(), 0);
+}
+
+/// Gives the client a frame of the daemon's, with file descriptors.
+fn to_client(pair: &mut Pair, header: Header, record: &Bytes, fds: Vec<Token>) -> Result<(), PeerError> {
+    let nfds = u8::try_from(fds.len()).unwrap();
+    pair.client.handle_input(pair.now, frame(Header { nfds, ..header }, record, b""), fds)
+}
+
+#[test]
+fn a_segment_needs_its_file_a_size_and_a_new_generation() {
+    let introduced = |segment: Segment, files: usize| {
+        let (mut pair, fds) = open();
+        let mut give = |segment: Segment, files: usize| {
+            let files = (0..files).map(|_| Token::open(&fds)).collect();
+            let header = Header::new(FrameKind::Segment, 0);
+            to_client(&mut pair, header, &AnyRecord::from(segment).encode(), files)
+        };
+        give(Segment { segment: 7, generation: 5, len: LEN, ..Segment::default() }, 1).unwrap();
+        let result = give(segment, files);
+        drop(pair);
+        assert_eq!(fds.get(), 0);
+        result
+    };
+    let most = limits::SEGMENT_MAX as u64;
+    let of = |generation, len| Segment { segment: 7, generation, len, ..Segment::default() };
+    assert_eq!(introduced(of(6, most), 1), Ok(()));
+    for (segment, files) in
+        [(of(6, most + 1), 1), (of(6, 0), 1), (of(5, LEN), 1), (of(6, LEN), 0), (of(6, LEN), 2)]
+    {
+        let error = introduced(segment.clone(), files).unwrap_err();
+        assert_eq!(
+            (error, error.wire_code()),
+            (PeerError::BadSegment(7), ErrorCode::AttachmentRefused),
+            "{segment:?}"
+        );
+    }
+}
+
+#[test]
+fn a_part_outside_of_its_segment_is_refused() {
+    let named = |segment, generation, offset, len| {
+        let (mut pair, fds) = open();
+        pair.daemon.introduce(self::segment(7, 1), Token::open(&fds)).unwrap();
+        let stream = call(&mut pair);
+        pair.to_client().unwrap();
+        let place = Place::Pool { segment, generation, offset };
+        let reply = Reply { parts: vec![Part { codec: Codec::Raw, len, place }], ..Reply::default() };
+        let header = Header { codec: Codec::Raw, ..Header::new(FrameKind::Result, stream) };
+        to_client(&mut pair, header, &AnyRecord::from(reply).encode(), Vec::new())
+    };
+    assert_eq!(named(7, 1, 0, LEN), Ok(()));
+    assert_eq!(named(7, 1, 0, LEN + 1), Err(PeerError::NoSegment(7)), "n + 1");
+    assert_eq!(named(7, 1, LEN, 1), Err(PeerError::NoSegment(7)));
+    assert_eq!(named(7, 1, u64::MAX, 2), Err(PeerError::NoSegment(7)), "an overflow");
+    assert_eq!(named(7, 2, 0, 1), Err(PeerError::NoSegment(7)), "a generation that is not there yet");
+    assert_eq!(named(8, 1, 0, 1), Err(PeerError::NoSegment(8)));
+}
+
+#[test]
+fn a_peer_gives_back_what_it_has_and_once() {
+    let released = |fds, leases: &[Lease]| {
+        let (mut pair, counter) = open();
+        pair.daemon.introduce(segment(7, 1), Token::open(&counter)).unwrap();
+        let stream = call(&mut pair);
+        answer(&mut pair, stream, 0).unwrap();
+        let release = Release { fds, leases: leases.to_vec(), ..Release::default() };
+        let header = Header::new(FrameKind::Release, 0);
+        let bytes = frame(header, &AnyRecord::from(release).encode(), b"");
+        pair.daemon.handle_input(pair.now, bytes, []).map(|()| pair.daemon.lent())
+    };
+    assert_eq!(released(1, &[at(0)]), Ok(0));
+    assert_eq!(released(0, &[]), Ok(1));
+    assert_eq!(released(2, &[]), Err(PeerError::NotLent), "n + 1");
+    assert_eq!(released(0, &[at(0), at(0)]), Err(PeerError::NotLent), "twice");
+    assert_eq!(released(0, &[at(1)]), Err(PeerError::NotLent));
+    assert_eq!(released(0, &[Lease { generation: 2, ..at(0) }]), Err(PeerError::NotLent));
+}
+
+#[test]
+fn a_client_introduces_nothing() {
+    let (mut pair, fds) = open();
+    let header = Header { nfds: 1, ..Header::new(FrameKind::Segment, 0) };
+    let bytes = frame(header, &AnyRecord::from(segment(1, 1)).encode(), b"");
+    let error = pair.daemon.handle_input(pair.now, bytes, [Token::open(&fds)]).unwrap_err();
+    assert_eq!(error, PeerError::Feature);
+    assert_eq!(fds.get(), 0);
+    let mut pair = Pair::open();
+    let bytes = frame(header, &AnyRecord::from(segment(1, 1)).encode(), b"");
+    let error = pair.daemon.handle_input(pair.now, bytes, [Token::open(&fds)]).unwrap_err();
+    assert_eq!(error, PeerError::Decode(DecodeError::TooManyFds(1)), "without the feature");
+    assert_eq!(fds.get(), 0);
+}
+
+#[test]
+fn a_message_has_one_limit_wherever_its_bytes_are() {
+    let small = Settings { max_message: 150, ..settings() };
+    for (limits, code) in [((settings(), small), None), ((small, settings()), Some(ErrorCode::TooLarge))] {
+        let mut pair = Pair::open_with(limits.0, limits.1);
+        let fds = Rc::default();
+        pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+        let stream = call(&mut pair);
+        let mut placement = Placement::default();
+        placement.in_segment(0, at(0), 100);
+        let message = |attached: usize| Message {
+            body: Body::Raw(Bytes::from(vec![7; 100])),
+            attachments: vec![Bytes::from(vec![8; attached])],
+        };
+        // The daemon takes its own limit for the client's, unless it was told: so the client keeps to its own.
+        let refused = pair.daemon.reply_placed(stream, Vec::new(), message(51), placement);
+        if code.is_none() {
+            assert_eq!(refused, Err(MisuseError::MessageTooLarge { len: 151, max: 150 }), "n + 1");
+            let mut placement = Placement::default();
+            placement.in_segment(0, at(0), 100);
+            pair.daemon.reply_placed(stream, Vec::new(), message(50), placement).unwrap();
+        }
+        pair.to_client().unwrap();
+        let last = events(&mut pair.client).pop().unwrap();
+        match code {
+            None => assert!(matches!(last, Event::Replied { .. }), "{last:?}"),
+            Some(code) => {
+                assert!(matches!(last, Event::Failed { code: said, .. } if said == code), "{last:?}")
+            }
+        }
+        pair.client.ping(0).unwrap();
+        pair.to_daemon().unwrap();
+        // What the client did not take it has given back; what it took it still holds.
+        assert_eq!(pair.daemon.lent(), usize::from(code.is_none()));
+    }
+}

@@ -1,0 +1,88 @@
+//! Replies on other lanes than the frames, at the hub: which parts lie where the peer reads them, and whether it was told of
+//! that memory.
+
+use invoked_proto::body::Message;
+use invoked_proto::connection::{Connection, Placement};
+use invoked_proto::metadata::{Hello, Lease, Segment};
+use invoked_proto::registry::Lane;
+use invoked_transport::{Attachment, PlacedAt};
+
+use super::Hub;
+use crate::ipc::{PeerId, ReplyLanes};
+
+impl Hub {
+    /// Lets large replies be written to memory that the peer reads, if it says that it can.
+    pub(super) fn open_lanes(&self, peer: PeerId, hello: &Hello) {
+        let has_pool = self.with_connection(peer, |connection| connection.has_lane(Lane::Pool));
+        if self.pool_from > 0 && has_pool == Some(true) && hello.lanes.contains(&(Lane::Pool as u8)) {
+            self.broker.borrow_mut().open_lanes(peer, self.pool_from);
+        }
+    }
+
+    /// Where the parts of a reply go.
+    pub(super) fn place(
+        &self,
+        peer: PeerId,
+        connection: &mut Connection<Attachment>,
+        message: &Message,
+    ) -> Placement<Attachment> {
+        let mut placement = Placement::default();
+        let lanes = self.broker.borrow().lanes(peer);
+        let Some(lanes) = lanes else { return placement };
+        let parts = std::iter::once(message.body.bytes()).chain(message.attachments.iter().map(|a| &a[..]));
+        for (part, bytes) in parts.enumerate() {
+            let Some(at) = lanes.find(bytes) else { continue };
+            let is_known = self.introduce(peer, connection, &lanes, at);
+            if is_known && put(&mut placement, connection, at, part, bytes.len()) {
+                lanes.counters().note_pooled(bytes.len());
+            } else {
+                lanes.counters().note_fallback();
+            }
+        }
+        placement
+    }
+
+    /// Sees to it that the peer knows a segment; false if it can't be told now.
+    fn introduce(
+        &self,
+        peer: PeerId,
+        connection: &mut Connection<Attachment>,
+        lanes: &ReplyLanes,
+        at: PlacedAt,
+    ) -> bool {
+        if connection.has_introduced(at.segment, at.generation) {
+            return true;
+        }
+        // The kernel counts it as the daemon's until the peer has taken it, so it is charged before it is made.
+        if !self.broker.borrow_mut().charge_fd(peer) {
+            return false;
+        }
+        let Some((file, len)) = lanes.pool().take_file(at.segment, at.generation) else { return false };
+        let segment = Segment { segment: at.segment, generation: at.generation, len, ..Segment::default() };
+        connection.introduce(segment, file).is_ok()
+    }
+
+    /// Gives back what a peer that is gone was written to, where that may take its time.
+    pub(super) fn close_lanes(&self, peer: PeerId) {
+        let lanes = self.broker.borrow_mut().take_lanes(peer);
+        if let Some(lanes) = lanes.filter(|lanes| lanes.pool().bytes() > 0) {
+            self.runner.drop_elsewhere(lanes);
+        }
+    }
+}
+
+/// Puts a part where it lies; false if these very bytes are lent already, as part of another reply.
+fn put(
+    placement: &mut Placement<Attachment>,
+    connection: &Connection<Attachment>,
+    at: PlacedAt,
+    part: usize,
+    len: usize,
+) -> bool {
+    let lease = Lease { segment: at.segment, generation: at.generation, offset: at.offset };
+    if connection.is_lent(lease) || placement.has(lease) {
+        return false;
+    }
+    placement.in_segment(part, lease, len as u64);
+    true
+}
