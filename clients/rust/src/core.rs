@@ -119,6 +119,8 @@ pub(crate) struct Core<A, W> {
     loss: Option<Loss>,
     /// Calls that may be open at once.
     slots: usize,
+    /// No open call has a deadline before this.
+    earliest: Option<Instant>,
     /// The largest result taken, in bytes.
     max_message: u64,
 }
@@ -127,6 +129,8 @@ pub(crate) struct Core<A, W> {
 struct Pending<W> {
     waiter: Option<W>,
     progress: Progress,
+    /// When it ends if nothing else has ended it.
+    deadline: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -142,6 +146,17 @@ enum Progress {
 enum Answer {
     Result(ReplyRecord),
     Error(ErrorCode, Failure),
+}
+
+impl Progress {
+    /// What became of a call that was answered, if it was.
+    fn delivery(&self) -> Option<Delivery> {
+        match self {
+            Progress::Ended(Err(error)) => Some(error.delivery()),
+            Progress::Ended(Ok(_)) | Progress::Assembling(Answer::Result(_), _) => Some(Delivery::Completed),
+            Progress::Waiting | Progress::Assembling(Answer::Error(..), _) => None,
+        }
+    }
 }
 
 impl<A, W> Core<A, W> {
@@ -166,6 +181,7 @@ impl<A, W> Core<A, W> {
             broken: None,
             loss: None,
             slots: settings.open_calls,
+            earliest: None,
             max_message: settings.max_message,
         })
     }
@@ -226,10 +242,35 @@ impl<A, W> Core<A, W> {
             error => Error::misuse(error),
         })?;
         self.untouched.push(stream);
-        self.calls.insert(stream, Pending { waiter: None, progress: Progress::Waiting });
+        self.calls.insert(stream, Pending { waiter: None, progress: Progress::Waiting, deadline: None });
         self.open_inboxes(stream, &declared);
         self.open_outlets(stream, &declared.channels);
         Ok(stream)
+    }
+
+    /// Ends a call at `deadline`, for a caller that waits without a clock of its own; [`poll_timeout`](Self::poll_timeout) says
+    /// when to look. That costs a small call nothing: while the calls before it have earlier deadlines, nothing changes.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn end_at(&mut self, stream: StreamId, deadline: Instant) {
+        if let Some(pending) = self.calls.get_mut(&stream) {
+            pending.deadline = Some(deadline);
+            self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+        }
+    }
+
+    /// Ends the calls whose deadline has passed.
+    fn end_late(&mut self, now: Instant) {
+        let open = |pending: &Pending<W>| !matches!(pending.progress, Progress::Ended(_));
+        let late = |pending: &Pending<W>| pending.deadline.is_some_and(|deadline| deadline <= now);
+        let all = self.calls.iter().filter(|(_, pending)| open(pending) && late(pending));
+        for (stream, answered) in
+            all.map(|(stream, pending)| (*stream, pending.progress.delivery())).collect::<Vec<_>>()
+        {
+            let delivery = answered.unwrap_or_else(|| self.withdraw(stream));
+            self.end(stream, Err(Error::deadline(delivery)));
+        }
+        let left = self.calls.values().filter(|pending| open(pending));
+        self.earliest = left.filter_map(|pending| pending.deadline).min();
     }
 
     /// Takes the outcome of a call; `None` while it is open. `waiter` is woken when that changes.
@@ -247,13 +288,12 @@ impl<A, W> Core<A, W> {
 
     /// Withdraws a call whose caller does not wait any longer, and says what may have become of it.
     pub(crate) fn cancel(&mut self, stream: StreamId) -> Delivery {
-        match self.calls.remove(&stream).map(|pending| pending.progress) {
-            Some(Progress::Ended(Err(error))) => return error.delivery(),
-            Some(Progress::Ended(Ok(_)) | Progress::Assembling(Answer::Result(_), _)) => {
-                return Delivery::Completed;
-            }
-            _ => {}
-        }
+        let answered = self.calls.remove(&stream).and_then(|pending| pending.progress.delivery());
+        answered.unwrap_or_else(|| self.withdraw(stream))
+    }
+
+    /// Takes a call back that was not answered, and says what may have become of it.
+    fn withdraw(&mut self, stream: StreamId) -> Delivery {
         match self.connection.cancel(stream) {
             Withdrawal::NeverSent => {
                 let cancelled = || Error::channel_ended(ErrorCode::Cancelled, "");
@@ -322,13 +362,16 @@ impl<A, W> Core<A, W> {
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.connection.poll_timeout()
+        [self.connection.poll_timeout(), self.earliest].into_iter().flatten().min()
     }
 
     /// Tells the time.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if let Err(error) = self.connection.handle_timeout(now) {
             self.lose(error.into());
+        }
+        if self.earliest.is_some_and(|earliest| earliest <= now) {
+            self.end_late(now);
         }
     }
 

@@ -21,7 +21,7 @@ use invoked_proto::body::Message;
 use invoked_proto::metadata::Welcome;
 use invoked_proto::registry::Delivery;
 use invoked_transport::{AsyncStream, Attachment, BusyPoll, Interest, Look, Stream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep_until, timeout_at};
 
@@ -55,6 +55,8 @@ struct State {
     buffer: ReadBuffer,
     /// Whether a caller that is alone looks.
     busy: BusyPoll,
+    /// When the driver will look at the clock.
+    armed: Option<Instant>,
     /// So many calls go without a look, as another task may be about to call too.
     crowded: u32,
     /// The driver, while it waits.
@@ -117,19 +119,7 @@ impl Link {
 
     /// Makes a call and waits for its end. Dropping the future cancels the call.
     pub(super) async fn call(self: &Arc<Self>, call: Prepared, channels: Channels<Link>) -> Outcome {
-        let mut flight = Flight { link: Arc::clone(self), stream: None };
-        let Some(deadline) = call.deadline else {
-            flight.start(call, channels).await?;
-            return flight.finish().await;
-        };
-        let run = async {
-            flight.start(call, channels).await?;
-            flight.finish().await
-        };
-        match timeout_at(deadline.into(), run).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Error::deadline(flight.cancel())),
-        }
+        self.start(call, channels).await?.finish().await
     }
 
     /// Sends a call.
@@ -138,15 +128,19 @@ impl Link {
         call: Prepared,
         channels: Channels<Link>,
     ) -> Result<Flight, Error> {
-        let mut flight = Flight { link: Arc::clone(self), stream: None };
-        let Some(deadline) = call.deadline else {
-            flight.start(call, channels).await?;
-            return Ok(flight);
-        };
-        match timeout_at(deadline.into(), flight.start(call, channels)).await {
-            Ok(started) => started.map(|()| flight),
-            Err(_) => Err(Error::deadline(Delivery::NotDelivered)),
+        let permit = self.shared.slot(call.deadline).await?;
+        let stream = self.shared.open(call)?;
+        if let Some(permit) = permit {
+            permit.forget();
         }
+        let flight = Flight { link: Arc::clone(self), stream: Some(stream) };
+        for channel in channels {
+            let key = (stream, channel.index);
+            if let Some(farewell) = channel.bind(self, key) {
+                self.say(key, farewell);
+            }
+        }
+        Ok(flight)
     }
 
     /// The next item of a channel, or its end.
@@ -207,24 +201,6 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    async fn start(&mut self, call: Prepared, channels: Channels<Link>) -> Result<(), Error> {
-        let shared = &self.link.shared;
-        // A closed semaphore is told apart below: the core knows why.
-        let permit = shared.slots.acquire().await.ok();
-        let stream = shared.open(call)?;
-        self.stream = Some(stream);
-        if let Some(permit) = permit {
-            permit.forget();
-        }
-        for channel in channels {
-            let key = (stream, channel.index);
-            if let Some(farewell) = channel.bind(&self.link, key) {
-                self.link.say(key, farewell);
-            }
-        }
-        Ok(())
-    }
-
     /// Waits for the end of a call that was started.
     pub(super) async fn finish(&mut self) -> Outcome {
         let Some(stream) = self.stream else { return Err(Error::deadline(Delivery::NotDelivered)) };
@@ -258,6 +234,7 @@ impl Shared {
             stream,
             buffer: ReadBuffer::default(),
             busy,
+            armed: None,
             crowded: 0,
             driver: None,
             greeter: None,
@@ -283,13 +260,29 @@ impl Shared {
         welcomed.await
     }
 
+    /// Waits until a call may be opened; without a permit none can be, and the core knows why.
+    async fn slot(&self, deadline: Option<Instant>) -> Result<Option<SemaphorePermit<'_>>, Error> {
+        match (self.slots.try_acquire(), deadline) {
+            (Ok(permit), _) => Ok(Some(permit)),
+            (Err(TryAcquireError::Closed), _) => Ok(None),
+            (Err(TryAcquireError::NoPermits), None) => Ok(self.slots.acquire().await.ok()),
+            (Err(TryAcquireError::NoPermits), Some(deadline)) => {
+                let acquired = timeout_at(deadline.into(), self.slots.acquire()).await;
+                acquired.map(Result::ok).map_err(|_| Error::deadline(Delivery::NotDelivered))
+            }
+        }
+    }
+
     fn open(&self, call: Prepared) -> Result<StreamId, Error> {
-        let now = Instant::now();
+        let (now, deadline) = (Instant::now(), call.deadline);
         if call.is_late(now) {
             return Err(Error::deadline(Delivery::NotDelivered));
         }
         self.update(|state| {
             let stream = state.core.call(call.into_request(now))?;
+            if let Some(deadline) = deadline {
+                state.core.end_at(stream, deadline);
+            }
             state.open += 1;
             let crowded = if state.core.open_calls() > 1 { CROWDED } else { state.crowded };
             state.crowded = crowded.saturating_sub(1);
@@ -338,8 +331,8 @@ impl Shared {
         let result = change(&mut state);
         state.flush_or_gather();
         state.settle(&mut news);
-        if state.core.has_output() {
-            // The socket is full, or more may come; the driver sees to it.
+        // The socket is full, or more may come; or something is to end sooner than the driver knows.
+        if state.core.has_output() || state.is_sooner() {
             news.woken.extend(state.driver.take());
         }
         drop(state);
@@ -386,6 +379,11 @@ impl State {
         if self.greeter.is_some() && self.core.poll_welcome().is_some() {
             news.woken.extend(self.greeter.take());
         }
+    }
+
+    /// Whether the core wants to be told the time before the driver will.
+    fn is_sooner(&self) -> bool {
+        self.core.poll_timeout().is_some_and(|at| self.armed.is_none_or(|armed| at < armed))
     }
 
     /// Begins to look for the answer of the one call that is open, if that is worth it.
@@ -490,7 +488,8 @@ impl Driver {
 
     /// Tells the core the time when it wants to be told; true if that may have changed something.
     fn poll_clock(&mut self, state: &mut State, context: &mut Context<'_>) -> bool {
-        let Some(at) = state.core.poll_timeout() else {
+        state.armed = state.core.poll_timeout();
+        let Some(at) = state.armed else {
             self.timer = None;
             return false;
         };

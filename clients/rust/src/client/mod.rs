@@ -11,7 +11,6 @@ use invoked_proto::registry::{Direction, Overflow, limits};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
-use tokio::time::timeout_at;
 
 pub use self::items::{Items, Subscription};
 use self::link::{Flight, Link};
@@ -188,7 +187,6 @@ const WINDOW: u64 = limits::CHANNEL_WINDOW as u64;
 #[must_use = "dropping it cancels the call"]
 pub struct Running {
     flight: Flight,
-    deadline: Option<Instant>,
 }
 
 impl Running {
@@ -197,11 +195,7 @@ impl Running {
     /// # Errors
     /// As [`Call::send`].
     pub async fn reply(mut self) -> Result<Reply, Error> {
-        let Some(deadline) = self.deadline else { return self.flight.finish().await };
-        match timeout_at(deadline.into(), self.flight.finish()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Error::deadline(self.flight.cancel())),
-        }
+        self.flight.finish().await
     }
 }
 
@@ -295,9 +289,8 @@ impl Call<'_, Client> {
     pub async fn start(self) -> Result<Running, Error> {
         let client = self.client;
         let (call, channels) = self.prepare(client.inner.options.timeout)?;
-        let deadline = call.deadline;
         let flight = client.link_for_a_call().await?.start(call, channels).await?;
-        Ok(Running { flight, deadline })
+        Ok(Running { flight })
     }
 
     /// Sends the call and waits for its result.

@@ -131,6 +131,50 @@ fn answers_find_their_callers_in_any_order_and_at_any_split() {
     }
 }
 
+#[cfg(feature = "tokio")]
+#[test]
+fn calls_end_at_their_deadlines_and_the_daemon_is_told() {
+    let mut world = World::open();
+    let [answered, sent, patient] = [(); 3].map(|()| world.call(Body::None));
+    let at = |seconds| world.now + Duration::from_secs(seconds);
+    let (soon, late) = (at(1), at(60));
+    world.core.end_at(answered, soon);
+    world.core.end_at(sent, soon);
+    world.core.end_at(patient, late);
+    world.reach_daemon();
+    let unsent = world.call(Body::None);
+    world.core.end_at(unsent, soon);
+    world.reply(answered, raw(3));
+    world.reach_client();
+    for stream in [answered, sent, patient, unsent] {
+        assert_eq!(world.take(stream).is_some(), stream == answered);
+    }
+    assert_eq!(world.core.poll_timeout(), Some(soon));
+    world.core.handle_timeout(soon - Duration::from_nanos(1));
+    assert!(world.take(sent).is_none(), "it has time left");
+    world.woken();
+
+    world.core.handle_timeout(soon);
+    let mut woken = world.woken();
+    woken.sort_unstable();
+    assert_eq!(woken, [sent, unsent]);
+    let late_code = Some(ErrorCode::DeadlineExceeded);
+    assert_eq!(world.verdict(sent), (late_code, Delivery::Delivered));
+    assert_eq!(world.verdict(unsent), (late_code, Delivery::NotDelivered));
+    assert!(world.take(patient).is_none());
+    assert_eq!(world.core.poll_timeout(), Some(late), "of what is left");
+
+    world.reach_daemon();
+    let events: Vec<_> = std::iter::from_fn(|| world.daemon.poll_event()).collect();
+    let cancelled =
+        |stream| events.iter().any(|event| matches!(event, Event::Cancelled { stream: of } if *of == stream));
+    assert!(cancelled(sent) && !cancelled(patient), "{events:?}");
+    let called = |stream| {
+        events.iter().any(|event| matches!(event, Event::Called { stream: of, .. } if *of == stream))
+    };
+    assert!(!called(unsent), "it never went out: {events:?}");
+}
+
 #[test]
 fn an_application_s_error_keeps_its_body() {
     let mut world = World::open();
