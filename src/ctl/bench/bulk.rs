@@ -208,7 +208,7 @@ pub(super) fn in_chunks(
     amount: Amount,
     mut carry: impl FnMut(u64) -> Result<(), BenchError>,
 ) -> Result<Done, BenchError> {
-    let most = (8_u64 << 20).checked_div(size.into()).unwrap_or(u64::MAX).clamp(4, 50_000);
+    let most = (8_u64 << 20).checked_div(size.into()).unwrap_or(u64::MAX).clamp(4, 10_000);
     let mut done = Done::default();
     let begin = Instant::now();
     loop {
@@ -320,9 +320,9 @@ mod tests {
             Ok::<_, BenchError>(())
         };
         assert_eq!(in_chunks(1 << 20, Amount::Count(21), &mut carry).expect("carried").units, 21);
-        assert_eq!(in_chunks(64, Amount::Time(Duration::ZERO), &mut carry).expect("carried").units, 50_000);
+        assert_eq!(in_chunks(64, Amount::Time(Duration::ZERO), &mut carry).expect("carried").units, 10_000);
         assert_eq!(in_chunks(0, Amount::Count(0), &mut carry).expect("carried").units, 0);
-        assert_eq!(chunks, [8, 8, 5, 50_000]);
+        assert_eq!(chunks, [8, 8, 5, 10_000]);
         let parts = [0, 1, 2].map(|index| Amount::Count(11).portion(index, 3));
         assert_eq!(parts, [4, 4, 3].map(Amount::Count));
     }
