@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use invoked_proto::Text;
 use invoked_proto::body::Message;
-use invoked_proto::registry::ErrorCode;
+use invoked_proto::registry::{ErrorCode, Lane};
 
 use super::excerpts::Bodies;
 use super::output::{Observed, Output, Place};
@@ -31,6 +31,8 @@ pub(crate) struct CallRecord {
     pub(crate) bytes_in: u64,
     /// Bytes of the answer.
     pub(crate) bytes_out: u64,
+    /// Where its answer lies.
+    pub(crate) lane: Lane,
     /// Where its handler ran; `None` if none did.
     pub(crate) place: Option<Place>,
     /// From its first byte to its last.
@@ -165,6 +167,7 @@ impl Noted {
             code,
             bytes_in,
             bytes_out,
+            lane: Lane::Inline,
             place,
             receive: whole.saturating_duration_since(started),
             queue: began.saturating_duration_since(whole),

@@ -341,6 +341,9 @@ impl Hub {
                 Output::Reply { peer, stream, headers, message } => {
                     self.answer(peer, stream, |connection| {
                         let placement = self.place(peer, connection, &message);
+                        if !placement.is_empty() {
+                            self.answer_is_pooled(peer, stream);
+                        }
                         connection.reply_placed(stream, headers, message, placement)
                     });
                 }

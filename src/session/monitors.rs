@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
+use invoked_proto::registry::Lane;
 
 use super::Hub;
 use crate::broker::{CallRecord, is_local};
@@ -76,6 +77,15 @@ impl Hub {
             return unwritten.entry(record.peer.id).or_default().push(record);
         }
         self.tell_monitors(&[record]);
+    }
+
+    /// Parts of a call's answer lie in shared memory.
+    pub(super) fn answer_is_pooled(&self, peer: PeerId, stream: u64) {
+        let mut unwritten = self.monitors.unwritten.borrow_mut();
+        let record = unwritten.get_mut(&peer).and_then(|all| all.iter_mut().rfind(|r| r.stream == stream));
+        if let Some(record) = record {
+            record.lane = Lane::Pool;
+        }
     }
 
     /// The socket of a peer took bytes, or the peer is gone: tells of the calls whose answers are written.

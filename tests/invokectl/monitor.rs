@@ -78,9 +78,9 @@ fn bodies_are_shown_where_they_are_asked_for_cut_and_never_of_sensitive_calls() 
     assert!(!line.to_string().contains("cdcd"), "{line}");
 }
 
-/// A call of 16 MiB whose answer waits at the daemon, as nobody reads it.
+/// A call of 16 MiB whose answer waits at the daemon, as nobody reads it: in frames, as one in shared memory would not.
 fn unread(daemon: &Daemon) -> (Client, Running) {
-    let options = Options::new().address(daemon.address().parse().expect("an address"));
+    let options = Options::new().address(daemon.address().parse().expect("an address")).shared_memory(false);
     let client = Client::connect(options).expect("connected");
     let running = client.call("bench.bytes").arg("len", 16 << 20).start().expect("sent");
     let start = Instant::now();
@@ -120,6 +120,18 @@ fn the_transfer_ends_when_the_caller_has_taken_its_answer() {
     running.wait().expect("answered");
     let line = told_of(&mut following, 16 << 20);
     assert!(line["transfer_us"].as_u64() >= Some(50_000), "it has waited for its reader: {line}");
+}
+
+#[test]
+fn an_answer_in_shared_memory_is_told_by_its_lane() {
+    let daemon = Daemon::start();
+    let mut following = watching_bytes(&daemon);
+    for (shared, lane) in [(true, "pool"), (false, "inline")] {
+        let options = Options::new().address(daemon.address().parse().expect("an address"));
+        let client = Client::connect(options.shared_memory(shared)).expect("connected");
+        client.call("bench.bytes").arg("len", 1 << 20).send().expect("answered");
+        assert_eq!(told_of(&mut following, 1 << 20)["lane"], lane);
+    }
 }
 
 #[test]

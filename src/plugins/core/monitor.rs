@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use invoked_proto::body::Body;
 use invoked_proto::name::CommandName;
-use invoked_proto::registry::{ErrorCode, Overflow};
+use invoked_proto::registry::{ErrorCode, Lane, Overflow};
 use serde_json::{Value, json};
 
 use super::explain::{argument, invalid};
@@ -135,7 +135,7 @@ fn to_json(record: &CallRecord) -> Value {
         "outcome": record.code.map_or("ok", ErrorCode::name),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
-        "lane": "inline",
+        "lane": if record.lane == Lane::Inline { "inline" } else { "pool" },
         "runs": runs,
         "receive_us": micros(record.receive),
         "queue_us": micros(record.queue),
