@@ -42,6 +42,7 @@ pub mod plugin;
 pub mod plugins;
 mod runner;
 mod session;
+mod sync;
 pub mod testing;
 
 pub use app::path;

@@ -1,9 +1,8 @@
 //! The news that a call's caller no longer waits for it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use tokio::sync::Notify;
+
+use crate::sync::{Arc, AtomicBool, Ordering};
 
 /// Tells a handler that its call is cancelled, past its deadline, revoked, or its caller gone. The caller has been
 /// answered by then; the handler should stop, and what it still returns is dropped.

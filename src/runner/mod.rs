@@ -121,7 +121,7 @@ impl Runner {
             if let Some(observe) = observer {
                 observe(&outcome);
             }
-            let place = backlog.and_then(|backlog| backlog.enter(&outcome));
+            let place = backlog.and_then(|backlog| backlog.enter(bytes(&outcome)));
             permit.send(Completion { call, outcome, place });
         });
         self.running.borrow_mut().insert(call, token.clone());
@@ -254,6 +254,15 @@ fn settled(lanes: Option<&ReplyLanes>, outcome: Outcome) -> Outcome {
     match lanes {
         Some(lanes) => lanes.settle(outcome),
         None => outcome,
+    }
+}
+
+/// Bytes that an outcome brings to its caller.
+fn bytes(outcome: &Outcome) -> usize {
+    match outcome {
+        Ok(response) => response.message.len(),
+        Err(CallError::Application(error)) => error.body().bytes().len(),
+        Err(CallError::Framework(_)) => 0,
     }
 }
 

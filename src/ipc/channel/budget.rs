@@ -1,10 +1,8 @@
 //! What items that wait for the loop may cost, for one uid and in all. Handlers charge it from any thread.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-
 use super::pipe::Pipe;
 use crate::ipc::is_fair;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, PoisonError, Weak};
 
 /// The budget of one uid.
 #[derive(Debug)]

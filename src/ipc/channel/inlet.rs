@@ -4,13 +4,13 @@
 //! be larger. What the handler takes is told to the loop through the [`Ready`] list, so that it gives the credit back.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use invoked_proto::body::Message;
 use invoked_proto::registry::ErrorCode;
 use tokio::sync::Notify;
 
 use super::pipe::{End, PipeId, Ready};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// One channel between the loop and its handler.
 #[derive(Debug)]

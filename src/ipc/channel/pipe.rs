@@ -10,13 +10,13 @@
 mod lossy;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use invoked_proto::body::Message;
 use invoked_proto::registry::{ErrorCode, Overflow, limits};
 use tokio::sync::Notify;
 
 use super::budget::Budget;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What items of one channel may cost that wait for the loop; a single one may cost more.
 const QUEUE_MAX: u64 = limits::FRAGMENT as u64;

@@ -1,11 +1,10 @@
 //! Items that make room for later ones, on a channel that may leave some out.
 
-use std::sync::{Arc, MutexGuard};
-
 use invoked_proto::body::Message;
 use invoked_proto::registry::{ErrorCode, Overflow};
 
 use super::{End, Pipe, QUEUE_MAX, Refused, State, Waiting, cost};
+use crate::sync::{Arc, MutexGuard};
 
 impl Pipe {
     /// Queues an item in the place of older ones where there is no room.
