@@ -147,6 +147,8 @@ pub(crate) fn play() -> bool {
         "heir" => crate::processes::heir(),
         "ghost" => crate::processes::ghost(&address),
         "waiting" => await_end(),
+        "impatient" => crate::ends::impatient(&address),
+        "receiver" => crate::ends::receiver(&address),
         "silent" => crate::silence::many_silent(&address),
         other => panic!("there is no role {other}"),
     }

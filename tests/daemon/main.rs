@@ -13,6 +13,7 @@ mod attachments;
 mod bad_input;
 mod channels;
 mod child;
+mod ends;
 mod files;
 mod floods;
 mod handlers;
