@@ -20,6 +20,9 @@ pub(in crate::connection) type ChannelKey = (u64, u32);
 /// Items of one channel wait here up to this cost, and one more.
 const QUEUE_MAX: u64 = limits::FRAGMENT as u64;
 
+/// The same while much waits for the peer already: enough for a turn among what is larger.
+const BEHIND_MAX: u64 = 4096;
+
 /// What became of an item that was offered.
 #[derive(Debug)]
 pub(in crate::connection) enum Offered {
@@ -93,10 +96,10 @@ impl Outgoing {
     }
 
     /// The same for an item of so many bytes.
-    fn takes_item(&self, len: usize, pressing: Pressing) -> bool {
+    fn takes_item(&self, len: usize, pressing: Pressing, most: u64) -> bool {
         let len = len as u64;
         let is_covered = || self.cost.saturating_add(len + surcharge(len)) <= self.credit.room();
-        self.takes(QUEUE_MAX)
+        self.takes(most)
             && match pressing {
                 Pressing::Queues => true,
                 Pressing::Covered { .. } => self.items.is_empty() || is_covered(),
@@ -105,9 +108,9 @@ impl Outgoing {
 
     /// Whether who waits to send is to be told to try again: half of what may wait must have gone, so that who sends
     /// small items is not told of each; what is to be covered is taken at least when nothing else waits.
-    fn resumes(&self, pressing: Pressing) -> bool {
+    fn resumes(&self, pressing: Pressing, most: u64) -> bool {
         match pressing {
-            Pressing::Queues => self.takes(QUEUE_MAX / 2),
+            Pressing::Queues => self.takes(most / 2),
             Pressing::Covered { .. } => self.items.is_empty() && self.takes(0),
         }
     }
@@ -222,11 +225,11 @@ impl<A> SendQueue<A> {
         message: Message,
         pressing: Pressing,
     ) -> Result<Offered, MisuseError> {
-        let is_behind = self.writable() > limits::UNSENT_BYTES_PAUSE;
+        let most = self.queue_max(limits::UNSENT_BYTES_PAUSE);
         let Some(out) = self.outgoing.get_mut(&key).filter(|out| out.end.is_none()) else {
             return Ok(Offered::Ended);
         };
-        if is_behind || !out.takes_item(message.len(), pressing) {
+        if !out.takes_item(message.len(), pressing, most) {
             if out.wanted.replace(pressing).is_none() {
                 self.waiting.push(key);
             }
@@ -238,6 +241,12 @@ impl<A> SendQueue<A> {
         self.payload += len;
         self.changed(key);
         Ok(Offered::Taken)
+    }
+
+    /// What items of one channel may cost that wait: less where more than `pause` waits for the peer in all, so that many
+    /// channels are not much; but something, so that each has its turns beside messages that are larger and never end.
+    fn queue_max(&self, pause: usize) -> u64 {
+        if self.writable() > pause { BEHIND_MAX } else { QUEUE_MAX }
     }
 
     /// Whether a channel takes items, now or later.
@@ -296,12 +305,13 @@ impl<A> SendQueue<A> {
 
     /// Channels that take items again after one was not taken.
     pub(in crate::connection) fn drain_resumed(&mut self, mut tell: impl FnMut(ChannelKey)) {
-        if self.waiting.is_empty() || self.writable() > limits::UNSENT_BYTES_PAUSE / 2 {
+        if self.waiting.is_empty() {
             return;
         }
+        let most = self.queue_max(limits::UNSENT_BYTES_PAUSE / 2);
         let outgoing = &mut self.outgoing;
         self.waiting.retain(|key| match outgoing.get_mut(key) {
-            Some(out) if out.wanted.is_some_and(|pressing| out.resumes(pressing)) => {
+            Some(out) if out.wanted.is_some_and(|pressing| out.resumes(pressing, most)) => {
                 out.wanted = None;
                 tell(*key);
                 false
