@@ -13,6 +13,7 @@ mod reloads;
 mod schedules;
 mod sums;
 mod uploads;
+mod verdicts;
 mod wire;
 
 use std::time::Duration;
