@@ -1,7 +1,6 @@
 //! A channel from its declaration to its end: what a call is built with, and what comes on it.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 #[cfg(feature = "tokio")]
 use std::task::{Context, Poll};
@@ -15,6 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::core::{ChannelKey, Next};
 use crate::error::Error;
 use crate::reply::Reply;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// An item of a channel: a body and raw attachments. It owns its memory and keeps no connection alive.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -32,6 +32,7 @@ mod error;
 mod options;
 mod reply;
 mod request;
+mod sync;
 mod traffic;
 
 pub use channel::{Item, Update};

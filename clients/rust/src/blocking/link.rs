@@ -12,13 +12,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use invoked_proto::body::Message;
 use invoked_proto::registry::Delivery;
-use invoked_transport::{Attachment, BusyPoll, Interest, Stream};
+use invoked_transport::{Attachment, BusyPoll, Interest};
 
 use crate::channel::Farewell;
 use crate::core::{ChannelKey, Core, Loss, Next, Outcome, StreamId};
@@ -26,6 +24,8 @@ use crate::dial::{ConnectionInfo, dial};
 use crate::error::Error;
 use crate::options::Options;
 use crate::request::{Channels, Prepared};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Stream};
 use crate::traffic::{ReadBuffer, flush, is_passing, map};
 
 /// The longest that a reading thread stays away. It can't be woken from outside, and output that another thread has left

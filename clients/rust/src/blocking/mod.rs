@@ -5,7 +5,6 @@ mod link;
 mod receiver;
 mod sender;
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use invoked_proto::registry::{Direction, Overflow};
@@ -22,6 +21,7 @@ use crate::error::Error;
 use crate::options::{Options, Reconnect};
 use crate::reply::Reply;
 use crate::request::{Call, Caller, Channels, Prepared, placeholder, sealed};
+use crate::sync::{Arc, Mutex, PoisonError};
 
 /// A connection to a daemon, for any number of threads.
 ///
