@@ -200,11 +200,23 @@ impl Quotas {
 pub struct Lanes {
     /// Parts of replies of so many bytes and more are written to memory that the caller reads; 0 is never.
     pub pool_from: usize,
+    /// Results that are regular files of so many bytes and more are given as they are, open; 0 is never.
+    pub file_from: u64,
+}
+
+impl Lanes {
+    /// From which size on what goes where.
+    pub(crate) fn sizes(&self) -> crate::ipc::Lanes {
+        crate::ipc::Lanes {
+            pool_from: Some(self.pool_from).filter(|from| *from > 0),
+            file_from: Some(self.file_from).filter(|from| *from > 0),
+        }
+    }
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes { pool_from: limits::POOL_FROM }
+        Lanes { pool_from: limits::POOL_FROM, file_from: limits::FILE_FROM as u64 }
     }
 }
 
@@ -289,6 +301,7 @@ impl Config {
                 "frame_timeout_ms" => self.runtime.frame_timeout_ms,
                 "slow_consumer_timeout_ms" => self.runtime.slow_consumer_timeout_ms,
                 "pool_from" => self.lanes.pool_from as u64,
+                "file_from" => self.lanes.file_from,
                 _ => limit.value,
             };
             (limit, value)

@@ -181,6 +181,9 @@ pub enum PeerError {
     /// A part names bytes that lie in no segment of its sender's.
     #[error("a part is not in segment {0}, or not in this generation of it")]
     NoSegment(u32),
+    /// A part names a file descriptor that its frame does not have.
+    #[error("a part is in file descriptor {0}, which its frame does not have")]
+    NoFile(u8),
     /// A segment without its one file descriptor, of no size or a too large one, one too many, or older than the last under
     /// its number.
     #[error("segment {0} can not be introduced so")]
@@ -208,7 +211,9 @@ impl PeerError {
             PeerError::Version { .. } => ErrorCode::VersionMismatch,
             PeerError::Refused => ErrorCode::Unavailable,
             PeerError::HandshakeTimeout | PeerError::FrameTimeout => ErrorCode::DeadlineExceeded,
-            PeerError::NoSegment(_) | PeerError::BadSegment(_) => ErrorCode::AttachmentRefused,
+            PeerError::NoSegment(_) | PeerError::NoFile(_) | PeerError::BadSegment(_) => {
+                ErrorCode::AttachmentRefused
+            }
             PeerError::BadPreface
             | PeerError::Unexpected(_)
             | PeerError::WrongStream(_)

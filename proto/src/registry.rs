@@ -829,6 +829,8 @@ pub mod limits {
     pub const MAX_FDS_PER_FRAME: usize = 16;
     /// Parts of replies from this size on go by the pool lane, where it is in force.
     pub const POOL_FROM: usize = 65_536;
+    /// Results that are regular files go by the file lane from this size on, where it is in force.
+    pub const FILE_FROM: usize = 1_048_576;
     /// Segments that one side has introduced on one connection, those under a number of an older one not counted.
     pub const MAX_SEGMENTS: usize = 64;
     /// One segment.
@@ -999,6 +1001,13 @@ pub const LIMITS: &[Limit] = &[
         value: 65_536,
         unit: "bytes",
         doc: "Parts of replies from this size on go by the pool lane, where it is in force.",
+    },
+    Limit {
+        id: None,
+        name: "file_from",
+        value: 1_048_576,
+        unit: "bytes",
+        doc: "Results that are regular files go by the file lane from this size on, where it is in force.",
     },
     Limit {
         id: None,

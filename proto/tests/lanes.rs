@@ -337,3 +337,36 @@ fn a_message_has_one_limit_wherever_its_bytes_are() {
         assert_eq!(pair.daemon.lent(), usize::from(code.is_none()));
     }
 }
+
+#[test]
+fn a_result_is_an_open_file() {
+    let with_files = Settings { features: features::ATTACHED_FDS | features::FILE, ..Settings::default() };
+    let mut pair = Pair::open_with(with_files, with_files);
+    let fds: Rc<Cell<usize>> = Rc::default();
+    let file = |offset, len| {
+        let mut placement = Placement::default();
+        placement.in_file(offset, len, Token::open(&fds));
+        placement
+    };
+    let stream = call(&mut pair);
+    let json = Message::from(Body::Json(Bytes::from_static(b"1")));
+    let refused = pair.daemon.reply_placed(stream, Vec::new(), json, file(0, 1));
+    assert_eq!(refused, Err(MisuseError::NotPlaced), "it is raw, and has no other bytes");
+    let open = || Message::from(Body::Raw(Bytes::new()));
+    // Longer than any message may be.
+    pair.daemon.reply_placed(stream, Vec::new(), open(), file(5, 1 << 40)).unwrap();
+    assert_eq!((fds.get(), pair.daemon.unconfirmed_fds()), (1, 1));
+    pair.to_client().unwrap();
+    let Some(Event::Replied { reply, payload, fds: came, .. }) = pair.client.poll_event() else { panic!() };
+    let place = Place::File { fd: 0, offset: 5 };
+    assert_eq!(reply.parts, [Part { codec: Codec::Raw, len: 1 << 40, place }]);
+    assert_eq!((payload.len(), came.len(), fds.get()), (0, 1, 1));
+    pair.to_daemon().unwrap();
+    assert_eq!(pair.daemon.unconfirmed_fds(), 0);
+    drop(came);
+
+    let mut without = Pair::open_with(Settings::default(), with_files);
+    let stream = call(&mut without);
+    assert_eq!(without.daemon.reply_placed(stream, Vec::new(), open(), file(0, 1)), Err(MisuseError::NoLane));
+    assert_eq!(fds.get(), 0);
+}

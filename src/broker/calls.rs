@@ -398,7 +398,7 @@ impl Broker {
         }
         let timing = call.noted.as_mut().map(|noted| noted.dispatch(now, place, &message));
         let peer = Arc::clone(&state.peer);
-        let lanes = state.reply_lanes();
+        let lanes = state.call_lanes();
         let wire = WireCall {
             command: admitted.command.text(),
             headers,
@@ -484,10 +484,10 @@ impl Broker {
         // What goes nowhere but to the daemon's own code waits in no queue.
         let ending = if is_local(stream) { ending } else { self.bound_reply(peer, ending) };
         match ending {
-            Ending::Reply(Response { headers, message }) => {
+            Ending::Reply(Response { headers, message, file }) => {
                 self.stats.replies += 1;
                 self.stats.bytes_out += message.len() as u64;
-                self.outputs.push_back(Output::Reply { peer, stream, headers, message });
+                self.outputs.push_back(Output::Reply { peer, stream, headers, message, file });
                 if self.draining {
                     self.finish_channels_of(peer, stream);
                 }

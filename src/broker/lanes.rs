@@ -1,51 +1,55 @@
-//! Memory that peers are written to, and file descriptors that are on their way: what the broker knows of both.
+//! What peers are given otherwise than in the frames, and file descriptors on their way: what the broker knows of both.
 
 use std::sync::Arc;
 
-use invoked_proto::registry::{Lane, limits};
+use invoked_proto::registry::Lane;
 
 use super::{Broker, PeerState};
-use crate::ipc::{PeerId, ReplyLanes};
+use crate::ipc::{Allowed, CallLanes, FdCharge, Lanes, PeerId, ReplyLanes};
 
 impl PeerState {
-    /// Where large parts of a reply are written: nowhere, unless the peer reads there and its capabilities let it.
-    pub(super) fn reply_lanes(&self) -> Option<Arc<ReplyLanes>> {
-        let is_allowed = || self.grants.lanes().is_none_or(|lanes| lanes.allows(Lane::Pool));
-        self.lanes.as_ref().filter(|_| is_allowed()).map(Arc::clone)
+    /// How a reply may travel: in the frames only, unless the peer takes it otherwise and its capabilities let it.
+    pub(super) fn call_lanes(&self) -> Option<CallLanes> {
+        let peer = Arc::clone(self.lanes.as_ref()?);
+        let is_allowed = |lane| self.grants.lanes().is_none_or(|lanes| lanes.allows(lane));
+        let allowed = Allowed { pool: is_allowed(Lane::Pool), file: is_allowed(Lane::File) };
+        (allowed.pool || allowed.file).then_some(CallLanes { peer, allowed })
     }
 }
 
 impl Broker {
-    /// The peer reads large replies in memory that the daemon writes, those from `from` bytes on. None is taken before one is
-    /// written.
-    pub(crate) fn open_lanes(&mut self, peer: PeerId, from: usize) {
+    /// The peer takes large replies otherwise than in the frames, from the sizes in `lanes` on. Nothing is taken before one is
+    /// made.
+    pub(crate) fn open_lanes(&mut self, peer: PeerId, lanes: Lanes) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let counters = Arc::clone(&self.lane_counters);
-        let lanes = ReplyLanes::new(state.account.segments(), limits::MAX_SEGMENTS, from, counters);
+        let lanes = ReplyLanes::new(lanes, state.account.segments(), state.account.fds(), counters);
         state.lanes = Some(Arc::new(lanes));
     }
 
-    /// The memory that the peer is written to.
+    /// What the peer is given.
     pub(crate) fn lanes(&self, peer: PeerId) -> Option<Arc<ReplyLanes>> {
         self.peers.get(&peer).and_then(|state| state.lanes.clone())
     }
 
-    /// The same, for a peer that is written to no more.
+    /// The same, for a peer that is given nothing more.
     pub(crate) fn take_lanes(&mut self, peer: PeerId) -> Option<Arc<ReplyLanes>> {
         self.peers.get_mut(&peer).and_then(|state| state.lanes.take())
     }
 
-    /// Charges a file descriptor that is about to be sent; false if too many are on their way to peers of its uid.
-    pub(crate) fn charge_fd(&mut self, peer: PeerId) -> bool {
-        self.peers.get_mut(&peer).is_some_and(|state| state.fds.grow(1))
+    /// A file descriptor is on its way to the peer.
+    pub(crate) fn keep_fd(&mut self, peer: PeerId, charge: FdCharge) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.fds.push_back(charge);
+        }
     }
 
     /// So many file descriptors were sent to the peer, and not confirmed.
     pub(crate) fn note_unconfirmed(&mut self, peer: PeerId, fds: usize) {
-        if let Some(state) = self.peers.get_mut(&peer)
-            && state.fds.amount() != fds as u64
-        {
-            state.fds.settle(fds as u64);
+        if let Some(state) = self.peers.get_mut(&peer) {
+            while state.fds.len() > fds {
+                state.fds.pop_front();
+            }
         }
     }
 }

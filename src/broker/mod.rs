@@ -9,13 +9,13 @@ mod channels;
 mod decisions;
 mod denials;
 mod excerpts;
+mod given;
 mod lanes;
 mod local;
 mod monitor;
 mod narrowing;
 mod output;
 mod quota;
-mod segments;
 mod slots;
 mod stats;
 mod sweep;
@@ -53,7 +53,7 @@ pub(crate) use uploads::FirstOfItem;
 
 use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::commands::CommandTable;
-use crate::ipc::{LaneCounters, Peer, PeerId, ReplyLanes};
+use crate::ipc::{FdCharge, LaneCounters, Peer, PeerId, ReplyLanes};
 use crate::log_limit::LogLimit;
 
 /// What the broker keeps to.
@@ -152,8 +152,8 @@ struct PeerState {
     /// Bytes that wait for the peer to read them.
     unread: Charge,
     /// File descriptors that the peer has not confirmed.
-    fds: Charge,
-    /// Where large replies are written, if the peer reads them there.
+    fds: VecDeque<FdCharge>,
+    /// What large replies are made of, if the peer takes them so.
     lanes: Option<Arc<ReplyLanes>>,
     calls: HashMap<u64, CallId>,
     channels: PeerChannels,
@@ -221,7 +221,6 @@ impl Broker {
         connection: Charge,
     ) -> PeerId {
         let unread = account.charge_nothing(Resource::ReplyBytes);
-        let fds = account.charge_nothing(Resource::Fds);
         let id = PeerId(self.next_peer);
         self.next_peer += 1;
         let peer = Arc::new(Peer {
@@ -245,7 +244,7 @@ impl Broker {
             standing: Standing::Unknown,
             is_local: false,
             unread,
-            fds,
+            fds: VecDeque::new(),
             lanes: None,
             calls: HashMap::new(),
             channels: PeerChannels::new(),
@@ -334,7 +333,9 @@ impl Broker {
         stats.channels = self.channels.len();
         stats.item_bytes = self.ledger.items();
         stats.segment_bytes = self.ledger.segments();
-        (stats.pooled, stats.pooled_bytes, stats.pool_fallbacks) = self.lane_counters.read();
+        let lanes = self.lane_counters.read();
+        (stats.pooled, stats.pooled_bytes) = (lanes.pooled, lanes.pooled_bytes);
+        (stats.pool_fallbacks, stats.files) = (lanes.fallbacks, lanes.files);
         stats
     }
 }

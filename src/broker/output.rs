@@ -15,7 +15,7 @@ use super::narrowing::Narrowing;
 use super::slots::CallId;
 use crate::authority::PeerLimits;
 use crate::commands::RegisteredCommand;
-use crate::ipc::{Peer, PeerId, Pipe, WireCall};
+use crate::ipc::{FileBody, Peer, PeerId, Pipe, WireCall};
 
 /// What the connection of a peer is held to whose capabilities say `limits`, where `own` are the daemon's settings.
 pub(crate) fn held_to(own: Settings, limits: &PeerLimits) -> Settings {
@@ -67,6 +67,8 @@ pub(crate) enum Output {
         headers: Vec<HeaderField>,
         /// Body and attachments.
         message: Message,
+        /// In the place of the body, which is raw and empty then.
+        file: Option<FileBody>,
     },
     /// Answer a call with an error.
     Fail {

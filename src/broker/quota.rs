@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use invoked_proto::registry::quotas;
 
-use super::segments::SegmentBytes;
+use super::given::Given;
 use crate::authority::PeerLimits;
 use crate::ipc::{Budget, Common, is_fair};
 
@@ -23,15 +23,13 @@ pub(crate) enum Resource {
     MessageBytes,
     /// Bytes of replies that wait for their peer to read them.
     ReplyBytes,
-    /// File descriptors that were sent and that their peer has not confirmed: the kernel counts them as the daemon's.
-    Fds,
 }
 
-const RESOURCES: usize = 5;
+const RESOURCES: usize = 4;
 
 impl Resource {
     const ALL: [Resource; RESOURCES] =
-        [Resource::Connections, Resource::Calls, Resource::MessageBytes, Resource::ReplyBytes, Resource::Fds];
+        [Resource::Connections, Resource::Calls, Resource::MessageBytes, Resource::ReplyBytes];
 
     /// What capabilities call the most of it for one uid.
     fn limit(self) -> &'static str {
@@ -40,7 +38,6 @@ impl Resource {
             Resource::Calls => "calls_per_uid",
             Resource::MessageBytes => "reassembly_bytes_per_uid",
             Resource::ReplyBytes => "reply_bytes_per_uid",
-            Resource::Fds => "unconfirmed_fds_per_uid",
         }
     }
 }
@@ -97,7 +94,6 @@ impl Bounds {
             Resource::Calls => self.calls,
             Resource::MessageBytes => self.message_bytes,
             Resource::ReplyBytes => self.reply_bytes,
-            Resource::Fds => self.fds,
         }
     }
 }
@@ -109,7 +105,8 @@ pub(crate) struct Ledger {
     total: Rc<Total>,
     accounts: HashMap<u32, Weak<Account>>,
     items: Arc<Common>,
-    segments: Arc<SegmentBytes>,
+    segments: Arc<Given>,
+    fds: Arc<Given>,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +133,9 @@ pub(crate) struct Account {
     /// What handlers charge from other threads; it lives on with their channels.
     items: Arc<Budget>,
     /// The same for memory that replies are written to.
-    segments: Arc<SegmentBytes>,
+    segments: Arc<Given>,
+    /// And for file descriptors that were sent and that their peer has not confirmed: the kernel counts them as the daemon's.
+    fds: Arc<Given>,
 }
 
 /// What the capabilities of one peer say of its uid's account; it holds as long as this lives.
@@ -167,8 +166,9 @@ impl Ledger {
     #[must_use]
     pub(crate) fn new(bounds: Bounds) -> Self {
         let items = Common::new(bounds.item_bytes.total);
-        let segments = SegmentBytes::in_all(bounds.segment_bytes.total);
-        Ledger { bounds, total: Rc::default(), accounts: HashMap::new(), items, segments }
+        let segments = Given::in_all(bounds.segment_bytes.total);
+        let fds = Given::in_all(bounds.fds.total);
+        Ledger { bounds, total: Rc::default(), accounts: HashMap::new(), items, segments, fds }
     }
 
     /// What items of channels are charged in all.
@@ -196,7 +196,8 @@ impl Ledger {
             used: Used::default(),
             total: Rc::clone(&self.total),
             items: Budget::new(self.bounds.item_bytes.per_uid, &self.items),
-            segments: SegmentBytes::of_uid(self.bounds.segment_bytes.per_uid, &self.segments),
+            segments: Given::of_uid(self.bounds.segment_bytes.per_uid, &self.segments),
+            fds: Given::of_uid(self.bounds.fds.per_uid, &self.fds),
         });
         self.accounts.insert(uid, Rc::downgrade(&account));
         account
@@ -264,8 +265,13 @@ impl Account {
     }
 
     /// What memory replies to this uid may be written to.
-    pub(super) fn segments(&self) -> Arc<SegmentBytes> {
+    pub(super) fn segments(&self) -> Arc<Given> {
         Arc::clone(&self.segments)
+    }
+
+    /// How many file descriptors may be on their way to this uid.
+    pub(super) fn fds(&self) -> Arc<Given> {
+        Arc::clone(&self.fds)
     }
 
     /// Whether [`charge`](Self::charge) would succeed.

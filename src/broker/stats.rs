@@ -30,6 +30,8 @@ pub(crate) struct Stats {
     pub(crate) pooled_bytes: u64,
     /// Parts that were large enough for it and went inline all the same: there was no memory.
     pub(crate) pool_fallbacks: u64,
+    /// Results that were given as open files.
+    pub(crate) files: u64,
     /// Connections taken since the start.
     pub(crate) connections: u64,
     /// Connections turned away for a quota.

@@ -211,13 +211,13 @@ impl Daemon {
             read_buffer: Hub::read_buffer_size(),
             seed: chance(),
         };
-        let pool_from = self.config.lanes.pool_from;
+        let lanes = self.config.lanes.sizes();
         let broker = Broker::new(settings, handle.in_force().begin(), self.commands);
         let waits = Waits {
             slow_consumer: Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms),
             busy_poll: Duration::from_micros(self.config.runtime.busy_poll_us.into()),
         };
-        let hub = Rc::new(Hub::new(broker, runner, connection_settings(&self.config), waits, pool_from));
+        let hub = Rc::new(Hub::new(broker, runner, connection_settings(&self.config), waits, lanes));
         hub.set_own_peer(hub.admit_local(own_facts(self.source.own_uid)));
         let listener =
             listener.map(AsyncListener::new).transpose().map_err(BuildError::io("watching the socket"))?;
@@ -282,12 +282,11 @@ fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> JoinSet<()>
 
 /// What connections are held to where no capability says otherwise.
 fn connection_settings(config: &Config) -> Settings {
-    let lanes = match config.lanes.pool_from {
-        0 => 0,
-        _ => features::ATTACHED_FDS | features::POOL,
-    };
+    let sizes = config.lanes.sizes();
+    let pool = sizes.pool_from.map_or(0, |_| features::ATTACHED_FDS | features::POOL);
+    let file = sizes.file_from.map_or(0, |_| features::ATTACHED_FDS | features::FILE);
     Settings {
-        features: features::CHANNELS | lanes,
+        features: features::CHANNELS | pool | file,
         // It lets a client notice another daemon.
         instance: chance(),
         max_message: config.quotas.max_message,

@@ -238,7 +238,7 @@ impl<T> fmt::Debug for Channel<T> {
 }
 
 fn written<T: IpcResponse>(item: T) -> Result<Message, SendError> {
-    item.into_response().map(|response: Response| response.message).map_err(SendError::Item)
+    item.into_response().and_then(Response::into_message).map_err(SendError::Item)
 }
 
 impl<'de, R: Runtime, T> CommandArg<'de, R> for Channel<T> {

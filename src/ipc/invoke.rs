@@ -18,7 +18,7 @@ use super::channel::{Channel, ChannelReader, ChannelSource, DeclaredChannels};
 use super::error::Fault;
 use super::given::CallbackFn;
 use super::headers::Headers;
-use super::lanes::ReplyLanes;
+use super::lanes::CallLanes;
 use super::peer::{Origin, Peer};
 use super::resolver::InvokeResolver;
 use super::runtime::{Runtime, Wry};
@@ -42,7 +42,7 @@ pub(crate) struct WireCall {
     /// The channels that the call declares and that were not taken; those left end with the call.
     pub(crate) channels: DeclaredChannels,
     /// Where large parts of the reply are written, if the caller reads them there.
-    pub(crate) lanes: Option<Arc<ReplyLanes>>,
+    pub(crate) lanes: Option<CallLanes>,
 }
 
 /// A call: who calls what, with which body, under which grant, until when.

@@ -1,20 +1,21 @@
 //! What a command gives back.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::Seek;
 use std::ops::{Deref, DerefMut};
 
 use bytes::{Bytes, BytesMut};
 use invoked_proto::Text;
 use invoked_proto::body::{Body, Message};
 use invoked_proto::metadata::HeaderField;
-use invoked_proto::registry::{ErrorCode, limits};
+use invoked_proto::registry::ErrorCode;
 use invoked_transport::Slot;
 use serde::Serialize;
 
 use super::body::InvokeResponseBody;
 use super::error::{CallError, Fault, InvokeError};
-use super::lanes::take_slot;
+use super::file::{FileBody, read_rest};
+use super::lanes::{charge_file, take_slot};
 use super::raw::bytes_of;
 
 /// How a call ends at its handler.
@@ -28,6 +29,8 @@ pub type InvokeResponse = Result<InvokeResponseBody, InvokeError>;
 pub struct Response {
     pub(crate) headers: Vec<HeaderField>,
     pub(crate) message: Message,
+    /// In the place of the body, which is raw and empty then.
+    pub(crate) file: Option<FileBody>,
 }
 
 impl Response {
@@ -40,20 +43,43 @@ impl Response {
 
     /// A raw reply with what is left to read of a file.
     ///
+    /// A caller that takes files gets a large regular one as it is, open, and reads it itself: of any size, and the daemon
+    /// reads none of it. It gets the whole file, for all that `file` was opened for, and sees what becomes of it: so open it
+    /// for reading alone. Any other is read here.
+    ///
     /// # Errors
-    /// `too_large` if that is more than a message may have, `internal` if it can't be read.
-    pub fn from_file(file: &File) -> Result<Self, Fault> {
-        let failed =
-            |error: std::io::Error| Fault::new(ErrorCode::Internal, format!("reading the file: {error}"));
-        let max = limits::MAX_MESSAGE as u64;
-        let mut bytes = Vec::new();
-        // One more than allowed tells a file that is too large from one that is not.
-        file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > max {
-            let text = format!("the file has more than the {max} bytes that one reply may have");
-            return Err(Fault::new(ErrorCode::TooLarge, text));
+    /// `too_large` if it is read here and more than a message may have, `internal` if it can't be read.
+    pub fn from_file(mut file: &File) -> Result<Self, Fault> {
+        if let Ok(offset) = file.stream_position()
+            && let Some(response) = Self::open_file(file, offset, None)
+        {
+            return Ok(response);
         }
-        Ok(bytes.into())
+        read_rest(file).map(Response::from)
+    }
+
+    /// A reply that is an open file, from `offset` on, at most `len` bytes; `None` if the caller whose handler runs on this
+    /// thread takes none, or not one so small.
+    pub(crate) fn open_file(file: &File, offset: u64, len: Option<u64>) -> Option<Self> {
+        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let there = metadata.len().saturating_sub(offset);
+        let len = len.map_or(there, |len| len.min(there));
+        let body = FileBody::new(file, offset, len, charge_file(len)?)?;
+        Some(Response { file: Some(body), ..Body::Raw(Bytes::new()).into() })
+    }
+
+    /// The message, with the bytes of a file in it.
+    pub(crate) fn into_message(mut self) -> Result<Message, Fault> {
+        self.read_file()?;
+        Ok(self.message)
+    }
+
+    /// Reads the file after all that this is.
+    pub(super) fn read_file(&mut self) -> Result<(), Fault> {
+        if let Some(file) = self.file.take() {
+            self.message.body = Body::Raw(file.read()?);
+        }
+        Ok(())
     }
 
     /// A raw reply of `len` bytes, to be written in place: where the caller shares memory with the daemon, a large one is
@@ -101,7 +127,7 @@ impl Response {
         self
     }
 
-    /// The body.
+    /// The body; raw and empty for an open file.
     #[must_use]
     pub fn as_body(&self) -> &Body {
         &self.message.body
@@ -116,7 +142,7 @@ impl Response {
 
 impl From<Body> for Response {
     fn from(body: Body) -> Self {
-        Response { headers: Vec::new(), message: body.into() }
+        Response { headers: Vec::new(), message: body.into(), file: None }
     }
 }
 
@@ -229,7 +255,7 @@ pub trait IpcResponse: Sized {
 impl IpcResponse for Response {
     /// The body; headers and attachments are left out.
     fn body(self) -> crate::Result<InvokeResponseBody> {
-        Ok(self.message.body.into())
+        Ok(self.into_message()?.body.into())
     }
 
     fn into_response(self) -> Result<Response, Fault> {

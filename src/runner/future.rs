@@ -9,18 +9,18 @@ use std::time::Instant;
 
 use super::panicked;
 use crate::broker::Timing;
-use crate::ipc::{CancellationToken, InvokeResolver, OutcomeFuture, ReplyLanes, ReplySink, within};
+use crate::ipc::{CallLanes, CancellationToken, InvokeResolver, OutcomeFuture, ReplySink, within};
 
 /// Drives a handler's future and answers its call: with its outcome, or `internal` if it panics or is dropped.
 pub(super) struct Guarded {
     future: Option<OutcomeFuture>,
     resolver: Option<InvokeResolver>,
     /// Where its reply is written.
-    lanes: Option<Arc<ReplyLanes>>,
+    lanes: Option<CallLanes>,
 }
 
 impl Guarded {
-    pub(super) fn new(future: OutcomeFuture, sink: ReplySink, lanes: Option<Arc<ReplyLanes>>) -> Self {
+    pub(super) fn new(future: OutcomeFuture, sink: ReplySink, lanes: Option<CallLanes>) -> Self {
         let resolver = InvokeResolver::new(sink, CancellationToken::default());
         Guarded { future: Some(future), resolver: Some(resolver), lanes }
     }

@@ -21,8 +21,8 @@ use crate::app::AppHandle;
 use crate::broker::{CallId, Place, Run, Timing};
 use crate::commands::RegisteredCommand;
 use crate::ipc::{
-    CallError, CallbackFn, CancellationToken, Execution, Fault, Invoke, InvokeMessage, InvokeResolver,
-    Outcome, OutcomeFuture, PeerId, Replied, ReplyLanes, ReplySink, WireCall, within,
+    CallError, CallLanes, CallbackFn, CancellationToken, Execution, Fault, Invoke, InvokeMessage,
+    InvokeResolver, Outcome, OutcomeFuture, PeerId, Replied, ReplySink, WireCall, settled, within,
 };
 use backlog::{Backlog, BacklogPlace};
 use future::{Guarded, timed};
@@ -95,7 +95,7 @@ impl Runner {
             let lanes = wire.lanes.clone();
             let message = InvokeMessage::new(wire, &self.app, None);
             note(timing.as_deref(), Timing::begin);
-            let run = || settled(lanes.as_deref(), within(lanes.as_ref(), || handler(&message)));
+            let run = || settled(lanes.as_ref(), within(lanes.as_ref(), || handler(&message)));
             let outcome = watched(&command, run);
             note(timing.as_deref(), Timing::end);
             if let Some(observe) = observer {
@@ -117,7 +117,7 @@ impl Runner {
         };
         let written = lanes.clone();
         let sink = ReplySink::new(move |outcome| {
-            let outcome = settled(written.as_deref(), outcome);
+            let outcome = settled(written.as_ref(), outcome);
             if let Some(observe) = observer {
                 observe(&outcome);
             }
@@ -226,7 +226,7 @@ impl Runner {
         command: &RegisteredCommand,
         handler: impl FnOnce() -> OutcomeFuture,
         sink: ReplySink,
-        lanes: Option<Arc<ReplyLanes>>,
+        lanes: Option<CallLanes>,
     ) {
         let _workers = self.workers.enter();
         let start = Instant::now();
@@ -246,14 +246,6 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.backlog.close();
-    }
-}
-
-/// A reply whose large parts are where its caller reads them.
-fn settled(lanes: Option<&ReplyLanes>, outcome: Outcome) -> Outcome {
-    match lanes {
-        Some(lanes) => lanes.settle(outcome),
-        None => outcome,
     }
 }
 

@@ -13,7 +13,7 @@ use invoked_proto::body::Message;
 use invoked_proto::connection::{Connection, Event, Settings, Transmit};
 use invoked_proto::error::MisuseError;
 use invoked_proto::metadata::Failure;
-use invoked_proto::registry::{Delivery, ErrorCode};
+use invoked_proto::registry::{Delivery, ErrorCode, Lane};
 use invoked_transport::Attachment;
 use tokio::sync::{Notify, watch};
 
@@ -24,7 +24,7 @@ use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::broker::{
     Broker, FirstOfCall, FirstOfItem, Narrowing, Observed, Output, Served, Swept, held_to, is_local, serve,
 };
-use crate::ipc::{PeerId, Ready};
+use crate::ipc::{Lanes, PeerId, Ready};
 use crate::runner::{Completion, Runner};
 
 /// The loop's read buffer. Reads go here; what a frame needs longer is kept by its connection.
@@ -60,8 +60,8 @@ pub(crate) struct Hub {
     read_buffer: RefCell<BytesMut>,
     transmit: RefCell<Option<Transmit<Attachment>>>,
     waits: Waits,
-    /// Parts of replies of so many bytes are written to memory that the caller reads; 0 is never.
-    pub(super) pool_from: usize,
+    /// From which size on what goes otherwise than in the frames.
+    pub(super) lanes: Lanes,
     /// Whose connection was read last.
     last_reader: Cell<Option<PeerId>>,
     /// When the deadline task will look next.
@@ -87,7 +87,7 @@ impl Hub {
         runner: Runner,
         settings: Settings,
         waits: Waits,
-        pool_from: usize,
+        lanes: Lanes,
     ) -> Self {
         broker.watch(tracing::enabled!(tracing::Level::DEBUG));
         Hub {
@@ -100,7 +100,7 @@ impl Hub {
             read_buffer: RefCell::default(),
             transmit: RefCell::default(),
             waits,
-            pool_from,
+            lanes,
             last_reader: Cell::new(None),
             armed: Cell::new(None),
             rearm: Notify::new(),
@@ -338,11 +338,14 @@ impl Hub {
                 Output::Fail { stream, code, failure, message, .. } if is_local(stream) => {
                     self.answer_local(stream, local::failed(code, &failure, message));
                 }
-                Output::Reply { peer, stream, headers, message } => {
+                Output::Reply { peer, stream, headers, message, file } => {
                     self.answer(peer, stream, |connection| {
-                        let placement = self.place(peer, connection, &message);
+                        let lane = if file.is_some() { Lane::File } else { Lane::Pool };
+                        let placement = self.place(peer, connection, &message, file.as_ref());
+                        // The command counted on a file that can't be sent now: it ran, and its caller is told.
+                        let placement = placement.map_err(|_| MisuseError::NotPlaced)?;
                         if !placement.is_empty() {
-                            self.answer_is_pooled(peer, stream);
+                            self.answer_is_placed(peer, stream, lane);
                         }
                         connection.reply_placed(stream, headers, message, placement)
                     });

@@ -1,6 +1,9 @@
 //! Replies on other lanes than the frames, at the hub: which parts lie where the peer reads them, and whether it was told of
 //! that memory.
 
+use std::io;
+use std::os::fd::OwnedFd;
+
 use invoked_proto::body::Message;
 use invoked_proto::connection::{Connection, Placement};
 use invoked_proto::metadata::{Hello, Lease, Segment};
@@ -8,14 +11,21 @@ use invoked_proto::registry::Lane;
 use invoked_transport::{Attachment, PlacedAt};
 
 use super::Hub;
-use crate::ipc::{PeerId, ReplyLanes};
+use crate::ipc::{FileBody, Lanes, PeerId, ReplyLanes};
 
 impl Hub {
     /// Lets large replies be written to memory that the peer reads, if it says that it can.
     pub(super) fn open_lanes(&self, peer: PeerId, hello: &Hello) {
-        let has_pool = self.with_connection(peer, |connection| connection.has_lane(Lane::Pool));
-        if self.pool_from > 0 && has_pool == Some(true) && hello.lanes.contains(&(Lane::Pool as u8)) {
-            self.broker.borrow_mut().open_lanes(peer, self.pool_from);
+        let takes = |lane: Lane| {
+            let has = self.with_connection(peer, |connection| connection.has_lane(lane));
+            has == Some(true) && hello.lanes.contains(&(lane as u8))
+        };
+        let lanes = Lanes {
+            pool_from: self.lanes.pool_from.filter(|_| takes(Lane::Pool)),
+            file_from: self.lanes.file_from.filter(|_| takes(Lane::File)),
+        };
+        if lanes != Lanes::default() {
+            self.broker.borrow_mut().open_lanes(peer, lanes);
         }
     }
 
@@ -25,10 +35,22 @@ impl Hub {
         peer: PeerId,
         connection: &mut Connection<Attachment>,
         message: &Message,
-    ) -> Placement<Attachment> {
+        file: Option<&FileBody>,
+    ) -> io::Result<Placement<Attachment>> {
         let mut placement = Placement::default();
         let lanes = self.broker.borrow().lanes(peer);
-        let Some(lanes) = lanes else { return placement };
+        let Some(lanes) = lanes else { return Ok(placement) };
+        if let Some(file) = file {
+            let sent = file.file().try_clone()?;
+            // What was charged when the handler made it, unless it is sent a second time.
+            let charge = file.take_charge().or_else(|| lanes.charge_fd());
+            let charge =
+                charge.ok_or_else(|| io::Error::other("too many file descriptors are on their way"))?;
+            self.broker.borrow_mut().keep_fd(peer, charge);
+            let (offset, len) = file.range();
+            placement.in_file(offset, len, OwnedFd::from(sent).into());
+            lanes.counters().note_file();
+        }
         let parts = std::iter::once(message.body.bytes()).chain(message.attachments.iter().map(|a| &a[..]));
         for (part, bytes) in parts.enumerate() {
             let Some(at) = lanes.find(bytes) else { continue };
@@ -39,7 +61,7 @@ impl Hub {
                 lanes.counters().note_fallback();
             }
         }
-        placement
+        Ok(placement)
     }
 
     /// Sees to it that the peer knows a segment; false if it can't be told now.
@@ -54,12 +76,14 @@ impl Hub {
             return true;
         }
         // The kernel counts it as the daemon's until the peer has taken it, so it is charged before it is made.
-        if !self.broker.borrow_mut().charge_fd(peer) {
-            return false;
-        }
+        let Some(charge) = lanes.charge_fd() else { return false };
         let Some((file, len)) = lanes.pool().take_file(at.segment, at.generation) else { return false };
         let segment = Segment { segment: at.segment, generation: at.generation, len, ..Segment::default() };
-        connection.introduce(segment, file).is_ok()
+        let is_introduced = connection.introduce(segment, file).is_ok();
+        if is_introduced {
+            self.broker.borrow_mut().keep_fd(peer, charge);
+        }
+        is_introduced
     }
 
     /// Gives back what a peer that is gone was written to, where that may take its time.

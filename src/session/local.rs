@@ -64,7 +64,7 @@ impl Hub {
 
 /// The outcome that a reply stands for.
 pub(super) fn replied(headers: Vec<HeaderField>, message: Message) -> Outcome {
-    Ok(Response { headers, message })
+    Ok(Response { headers, message, file: None })
 }
 
 /// The outcome that an error stands for.

@@ -79,12 +79,12 @@ impl Hub {
         self.tell_monitors(&[record]);
     }
 
-    /// Parts of a call's answer lie in shared memory.
-    pub(super) fn answer_is_pooled(&self, peer: PeerId, stream: u64) {
+    /// Parts of a call's answer lie in shared memory, or its body in a file.
+    pub(super) fn answer_is_placed(&self, peer: PeerId, stream: u64, lane: Lane) {
         let mut unwritten = self.monitors.unwritten.borrow_mut();
         let record = unwritten.get_mut(&peer).and_then(|all| all.iter_mut().rfind(|r| r.stream == stream));
         if let Some(record) = record {
-            record.lane = Lane::Pool;
+            record.lane = lane;
         }
     }
 

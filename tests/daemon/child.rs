@@ -142,6 +142,7 @@ pub(crate) fn play() -> bool {
     match role.as_str() {
         "caller" => caller(&address),
         "mixed" => crate::killed::mixed_workload(&address),
+        "holder" => crate::lanes::holder(&address),
         "steady" => crate::steady::caller(&address),
         "turncoat" => crate::processes::turncoat(&address),
         "heir" => crate::processes::heir(),

@@ -20,6 +20,7 @@ mod handlers;
 mod harness;
 mod hostile_files;
 mod killed;
+mod lanes;
 mod loading;
 mod memory;
 mod narrowing;

@@ -1,10 +1,12 @@
 //! A peer that writes what it likes: a socket, the handshake if it is wanted, and raw bytes.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
+use invoked::transport::Stream;
 use invoked_proto::decoder::{Decoder, Frame};
 use invoked_proto::header::Header;
 use invoked_proto::metadata::{Call, Failure, GoAway, Hello, Part};
@@ -31,6 +33,8 @@ pub(crate) struct RawPeer {
     pub(crate) socket: UnixStream,
     decoder: Decoder<()>,
     has_preface: bool,
+    /// The same socket, for a peer that takes file descriptors; it closes them.
+    with_fds: Option<Stream>,
 }
 
 impl RawPeer {
@@ -43,7 +47,7 @@ impl RawPeer {
 
     /// A connection that somebody else has made; its handshake may be over.
     pub(crate) fn of(socket: UnixStream, has_preface: bool) -> Self {
-        RawPeer { socket, decoder: Decoder::new(1 << 20), has_preface }
+        RawPeer { socket, decoder: Decoder::new(1 << 20), has_preface, with_fds: None }
     }
 
     /// Connects and shakes hands.
@@ -57,12 +61,25 @@ impl RawPeer {
         Self::open_saying(path, &[&preface[..], &hello()].concat())
     }
 
+    /// Connects with a greeting that lets file descriptors come.
+    pub(crate) fn open_with_fds(path: &Path, greeting: &[u8]) -> Self {
+        let mut peer = Self::connect(path);
+        let socket = peer.socket.try_clone().unwrap();
+        peer.with_fds = Some(Stream::from_fd(socket.into()).unwrap());
+        peer.greet(greeting);
+        peer
+    }
+
     fn open_saying(path: &Path, greeting: &[u8]) -> Self {
         let mut peer = Self::connect(path);
-        peer.send(greeting);
-        let welcome = peer.next_frame().expect("a welcome");
-        assert_eq!(welcome.header.known_kind(), Some(FrameKind::Welcome));
+        peer.greet(greeting);
         peer
+    }
+
+    fn greet(&mut self, greeting: &[u8]) {
+        self.send(greeting);
+        let welcome = self.next_frame().expect("a welcome");
+        assert_eq!(welcome.header.known_kind(), Some(FrameKind::Welcome));
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -147,6 +164,17 @@ impl RawPeer {
 
     /// Reads once; false at the end. A daemon that closes on unread bytes resets the connection: an end as well.
     fn fill(&mut self) -> bool {
+        if let Some(stream) = &self.with_fds {
+            let (mut buffer, mut fds) = (BytesMut::with_capacity(64 * 1024), VecDeque::new());
+            return match stream.recv_wait(&mut buffer, &mut fds, Some(HANG)) {
+                Ok(received) => {
+                    self.decoder.push(buffer.freeze(), fds.drain(..).map(drop));
+                    received.bytes > 0
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+                Err(error) => panic!("the daemon neither answers nor closes: {error}"),
+            };
+        }
         let mut buffer = BytesMut::zeroed(64 * 1024);
         match self.socket.read(&mut buffer) {
             Ok(0) => false,

@@ -28,11 +28,12 @@ use thiserror::Error;
 
 pub(crate) use inbox::{ChannelKey, Next};
 use inbox::{Declared, Inbox};
-use lanes::Segments;
-pub(crate) use lanes::{Map, Memory};
+pub(crate) use lanes::{Files, Memory};
+use lanes::{Segments, file_of};
 use outlet::Outlet;
 
 use crate::error::Error;
+use crate::file::OpenFile;
 use crate::reply::Reply;
 
 /// How a call ended.
@@ -107,7 +108,7 @@ pub(crate) struct Core<A, W> {
     inboxes: HashMap<ChannelKey, Inbox<W>>,
     outlets: HashMap<ChannelKey, Outlet<W>>,
     segments: Segments,
-    map: Map<A>,
+    files: Files<A>,
     /// Calls opened since the socket last took a byte: no byte of them can have reached the daemon.
     untouched: Vec<StreamId>,
     woken: VecDeque<W>,
@@ -144,7 +145,7 @@ enum Progress {
 /// A terminal frame's record.
 #[derive(Debug)]
 enum Answer {
-    Result(ReplyRecord),
+    Result(ReplyRecord, Option<OpenFile>),
     Error(ErrorCode, Failure),
 }
 
@@ -153,18 +154,23 @@ impl Progress {
     fn delivery(&self) -> Option<Delivery> {
         match self {
             Progress::Ended(Err(error)) => Some(error.delivery()),
-            Progress::Ended(Ok(_)) | Progress::Assembling(Answer::Result(_), _) => Some(Delivery::Completed),
+            Progress::Ended(Ok(_)) | Progress::Assembling(Answer::Result(..), _) => Some(Delivery::Completed),
             Progress::Waiting | Progress::Assembling(Answer::Error(..), _) => None,
         }
     }
 }
 
 impl<A, W> Core<A, W> {
-    /// Begins the handshake. `map` is how a segment of the daemon's is read.
+    /// Begins the handshake. `files` is how file descriptors of the daemon's are used.
     ///
     /// # Errors
     /// If `hello` is above its limits.
-    pub(crate) fn new(settings: Settings, hello: &Hello, now: Instant, map: Map<A>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        settings: Settings,
+        hello: &Hello,
+        now: Instant,
+        files: Files<A>,
+    ) -> Result<Self, Error> {
         let connection = Connection::client(settings, hello, now).map_err(Error::misuse)?;
         Ok(Core {
             connection,
@@ -173,7 +179,7 @@ impl<A, W> Core<A, W> {
             outlets: HashMap::default(),
             inboxes: HashMap::new(),
             segments: Segments::new(),
-            map,
+            files,
             untouched: Vec::new(),
             woken: VecDeque::new(),
             welcome: None,
@@ -455,7 +461,7 @@ impl<A, W> Core<A, W> {
     fn end_lost(&mut self, stream: StreamId, loss: &Loss, verdict: Delivery) {
         let delivery = match self.calls.get(&stream).map(|pending| &pending.progress) {
             // Its end was already on the way.
-            Some(Progress::Assembling(Answer::Result(_), _)) => Delivery::Completed,
+            Some(Progress::Assembling(Answer::Result(..), _)) => Delivery::Completed,
             Some(Progress::Assembling(Answer::Error(_, failure), _)) => failure.delivery,
             _ => verdict,
         };
@@ -483,9 +489,10 @@ impl<A, W> Core<A, W> {
                 self.welcome = Some(welcome);
             }
             Event::Refused { code, reason } => self.lose(Loss::Refused { code, reason }),
-            Event::Replied { stream, reply, payload, more, .. } => {
+            Event::Replied { stream, reply, payload, more, fds } => {
                 let parts = reply.parts.clone();
-                return self.begin(stream, Answer::Result(reply), parts, payload, more, capacity);
+                let file = file_of(&self.files, &parts, fds)?;
+                return self.begin(stream, Answer::Result(reply, file), parts, payload, more, capacity);
             }
             Event::Failed { stream, code, failure, payload, more, .. } => {
                 let parts = failure.parts.clone();
@@ -596,10 +603,10 @@ impl<A, W> Core<A, W> {
     ) -> Result<(), PeerError> {
         let message = assembly.finish_detached(capacity)?;
         let outcome = match answer {
-            Answer::Result(reply) => {
+            Answer::Result(reply, file) => {
                 // Header texts share the read buffer; a reply that is kept must not keep it.
                 let detach = |(key, value): &(Text, Text)| (key.detach(), value.detach());
-                Ok(Reply::new(reply.headers.iter().map(detach).collect(), message))
+                Ok(Reply::new(reply.headers.iter().map(detach).collect(), message).with_file(file))
             }
             Answer::Error(code, failure) => Err(Error::answered(code, &failure, message)),
         };

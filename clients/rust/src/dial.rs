@@ -72,7 +72,7 @@ pub(crate) fn dial(options: &Options) -> Result<Dialled, Error> {
         let message = format!("the kernel does not say who listens on {}", chosen.address);
         Error::no_connection(message, Retry::Useless, Some(error))
     })?;
-    if !options.shared_memory {
+    if !options.takes_fds() {
         // No lane that needs descriptors is offered, so none need come in. An old kernel can't keep them out; then the protocol
         // connection refuses what comes.
         let _ = stream.refuse_fds();

@@ -39,6 +39,7 @@ pub struct Options {
     pub(crate) reconnect: Reconnect,
     pub(crate) busy_poll: Duration,
     pub(crate) shared_memory: bool,
+    pub(crate) files: bool,
     name: Option<String>,
     version: String,
     narrow: Option<Vec<String>>,
@@ -84,6 +85,7 @@ impl Options {
             reconnect: Reconnect::default(),
             busy_poll: BusyPoll::DEFAULT,
             shared_memory: true,
+            files: false,
             name: None,
             version: String::new(),
             narrow: None,
@@ -171,13 +173,26 @@ impl Options {
         self
     }
 
+    /// Whether a result that is a large regular file may come as the open file itself ([`Reply::file`](crate::Reply::file)): of
+    /// any size, and without a byte through the daemon. False unless set: then its bytes come, as many as a message may have.
+    #[must_use]
+    pub fn files(mut self, files: bool) -> Self {
+        self.files = files;
+        self
+    }
+
+    /// Whether file descriptors may come.
+    pub(crate) fn takes_fds(&self) -> bool {
+        self.shared_memory || self.files
+    }
+
     /// What this client says of itself.
     pub(crate) fn hello(&self) -> Hello {
         let name = self.name.clone().unwrap_or_else(program_name);
         Hello {
             name: Text::from(name),
             version: Text::from(self.version.as_str()),
-            lanes: if self.shared_memory { vec![Lane::Inline as u8, Lane::Pool as u8] } else { Vec::new() },
+            lanes: self.lanes().map(|(lane, _)| lane as u8).collect(),
             library: Text::from_static(concat!("invoked-client/", env!("CARGO_PKG_VERSION"), " rust")),
             narrow: self
                 .narrow
@@ -187,12 +202,20 @@ impl Options {
         }
     }
 
+    /// The lanes that results may come on besides the frames, and the features that these need.
+    fn lanes(&self) -> impl Iterator<Item = (Lane, u64)> {
+        let pool = (self.shared_memory, Lane::Pool, features::POOL);
+        let file = (self.files, Lane::File, features::FILE);
+        let wanted = [pool, file].into_iter().filter(|(wanted, ..)| *wanted);
+        wanted.map(|(_, lane, feature)| (lane, feature | features::ATTACHED_FDS))
+    }
+
     /// What this client holds the protocol to.
     pub(crate) fn settings(&self) -> Settings {
         let handshake = u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX);
         // A day is as good as no limit, and far from what would overflow a clock.
         let handshake_timeout_ms = handshake.min(86_400_000);
-        let lanes = if self.shared_memory { features::ATTACHED_FDS | features::POOL } else { 0 };
+        let lanes = self.lanes().fold(0, |all, (_, features)| all | features);
         Settings { features: features::CHANNELS | lanes, handshake_timeout_ms, ..Settings::default() }
     }
 }

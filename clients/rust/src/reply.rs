@@ -6,6 +6,7 @@ use invoked_proto::metadata::HeaderField;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::file::OpenFile;
 
 /// The result of a call: a body, raw attachments, headers. It keeps no connection alive.
 ///
@@ -16,11 +17,24 @@ use crate::error::Error;
 pub struct Reply {
     headers: Vec<HeaderField>,
     message: Message,
+    file: Option<OpenFile>,
 }
 
 impl Reply {
     pub(crate) fn new(headers: Vec<HeaderField>, message: Message) -> Self {
-        Reply { headers, message }
+        Reply { headers, message, file: None }
+    }
+
+    pub(crate) fn with_file(mut self, file: Option<OpenFile>) -> Self {
+        self.file = file;
+        self
+    }
+
+    /// The open file that the result is, for a client that takes files ([`Options::files`](crate::Options::files)); the body is
+    /// raw and empty then. `None` if the bytes came instead, as those of small files and of other results do.
+    #[must_use]
+    pub fn file(&self) -> Option<&OpenFile> {
+        self.file.as_ref()
     }
 
     /// The body. "None" and "empty" differ.
@@ -72,6 +86,9 @@ impl Reply {
         match self.body() {
             Body::Json(json) => serde_json::from_slice(json).map_err(Error::unreadable),
             Body::None => serde_json::from_str("null").map_err(Error::unreadable),
+            Body::Raw(_) if self.file.is_some() => {
+                Err(Error::unexpected_result("the result is an open file, not json".to_owned()))
+            }
             Body::Raw(bytes) => {
                 let message = format!("the result is {} raw bytes, not json", bytes.len());
                 Err(Error::unexpected_result(message))

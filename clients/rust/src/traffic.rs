@@ -9,7 +9,8 @@ use std::time::Instant;
 use bytes::BytesMut;
 use invoked_transport::{Attachment, Received, SharedSegment};
 
-use crate::core::{Core, Memory};
+use crate::core::{Core, Files, Memory};
+use crate::file::OpenFile;
 
 /// Room for what one read brings: a frame and what follows it. More after a read that filled it.
 const USUAL_READ: usize = 64 * 1024;
@@ -78,9 +79,19 @@ impl AsRef<[u8]> for Shared {
 }
 
 /// Maps a segment of the daemon's; `None` if it is none.
-pub(crate) fn map(file: Attachment, len: u64) -> Option<Memory> {
+fn map(file: Attachment, len: u64) -> Option<Memory> {
     let segment = SharedSegment::map(&file, len).ok()?;
     Some(std::sync::Arc::new(Shared(segment)))
+}
+
+/// An open regular file of the daemon's.
+fn open(file: Attachment, offset: u64, len: u64) -> Option<OpenFile> {
+    OpenFile::new(file.into_fd().into(), offset, len)
+}
+
+/// What is made of file descriptors.
+pub(crate) fn files() -> Files<Attachment> {
+    Files { map, open }
 }
 
 /// Errors that mean "not now".

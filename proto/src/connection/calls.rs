@@ -340,7 +340,7 @@ impl<A> Connection<A> {
                 FrameKind::Result => self.record::<Reply>(kind, frame)?.parts,
                 _ => self.record::<Failure>(kind, frame)?.parts,
             };
-            parts.iter().try_for_each(|part| self.check_place(part))?;
+            self.check_places(&parts, frame.fds.len())?;
             self.release_parts(&parts);
         }
         Ok(())
@@ -461,7 +461,7 @@ impl<A> Connection<A> {
         if parts.first().map(|part| part.codec) != Some(frame.header.codec) {
             return Err(PeerError::BodyMismatch);
         }
-        parts.iter().try_for_each(|part| self.check_place(part))?;
+        self.check_places(parts, frame.fds.len())?;
         let total = inline_len(parts).ok_or(PeerError::MessageLength)?;
         let here = frame.payload.len() as u64;
         if here > total || frame.header.has(flags::MORE) != (here < total) {

@@ -12,7 +12,7 @@ use crate::body::{Body, Message};
 use crate::decoder::Frame;
 use crate::error::{MisuseError, PeerError};
 use crate::metadata::{Lease, Part, Place, Release, Segment};
-use crate::registry::{FrameKind, Lane, features, limits};
+use crate::registry::{Codec, FrameKind, Lane, features, limits};
 
 /// Leases that are given back in one frame.
 const RELEASE_MAX: usize = 1024;
@@ -46,6 +46,15 @@ impl<A> Placement<A> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
+    }
+
+    /// Puts the body, `len` bytes of a regular file from `offset` on, into the file itself: its descriptor is sent. The
+    /// message has an empty raw body in its place.
+    pub fn in_file(&mut self, offset: u64, len: u64, file: A) {
+        // A frame has room for more descriptors than a message has bodies.
+        let fd = u8::try_from(self.fds.len()).unwrap_or(u8::MAX);
+        self.fds.push(file);
+        self.parts.push(Placed { part: 0, len, place: Place::File { fd, offset } });
     }
 
     /// Whether a part was put there.
@@ -207,6 +216,14 @@ impl<A> Connection<A> {
         for placed in &placement.parts {
             let part = parts.get_mut(placed.part).ok_or(MisuseError::NotPlaced)?;
             let bytes = take_part(message, placed.part).ok_or(MisuseError::NotPlaced)?;
+            if let Place::File { .. } = placed.place {
+                if !self.has_lane(Lane::File) {
+                    return Err(MisuseError::NoLane);
+                }
+                if part.codec != Codec::Raw || !bytes.is_empty() {
+                    return Err(MisuseError::NotPlaced);
+                }
+            }
             if let Place::Pool { segment, generation, offset } = placed.place {
                 let at = Lease { segment, generation, offset };
                 self.check_ours(at, placed.len)?;
@@ -233,13 +250,34 @@ impl<A> Connection<A> {
         if lies_in(&self.lanes.ours, at, len) { Ok(()) } else { Err(MisuseError::NotPlaced) }
     }
 
-    /// Checks that a part of the peer's is where this side takes it from.
-    pub(super) fn check_place(&self, part: &Part) -> Result<(), PeerError> {
-        // The daemon offers these lanes to be read from, and does not read from them itself yet.
-        let takes = |lane| self.role == Role::Client && self.has_lane(lane);
+    /// Checks that the parts of a message of the peer's are where this side takes them from; `fds` came with it.
+    pub(super) fn check_places(&self, parts: &[Part], fds: usize) -> Result<(), PeerError> {
+        for (index, part) in parts.iter().enumerate() {
+            match part.place {
+                Place::File { fd, .. } if self.takes(Lane::File) => {
+                    // Attachments are for what a command takes apart; what is a file is the body.
+                    if index > 0 || part.codec != Codec::Raw {
+                        return Err(PeerError::BodyMismatch);
+                    }
+                    if usize::from(fd) >= fds {
+                        return Err(PeerError::NoFile(fd));
+                    }
+                }
+                _ => self.check_place(part)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this side takes parts on a lane. The daemon offers some to be read from, and does not read from them itself yet.
+    fn takes(&self, lane: Lane) -> bool {
+        self.role == Role::Client && self.has_lane(lane)
+    }
+
+    fn check_place(&self, part: &Part) -> Result<(), PeerError> {
         match part.place {
             Place::Inline => Ok(()),
-            Place::Pool { segment, generation, offset } if takes(Lane::Pool) => {
+            Place::Pool { segment, generation, offset } if self.takes(Lane::Pool) => {
                 let at = Lease { segment, generation, offset };
                 if lies_in(&self.lanes.theirs, at, part.len) {
                     Ok(())

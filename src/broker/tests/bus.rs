@@ -563,7 +563,7 @@ impl Bus {
                 Output::Fail { stream, code, failure, .. } if is_local(stream) => {
                     self.local_ends.entry(stream).or_default().push(End::Fail(code, failure.delivery));
                 }
-                Output::Reply { peer, stream, headers, message } => {
+                Output::Reply { peer, stream, headers, message, .. } => {
                     self.daemon(peer, |c| c.reply(stream, headers, message).unwrap());
                 }
                 Output::Fail { peer, stream, code, failure, message } => {

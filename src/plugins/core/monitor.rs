@@ -135,7 +135,7 @@ fn to_json(record: &CallRecord) -> Value {
         "outcome": record.code.map_or("ok", ErrorCode::name),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
-        "lane": if record.lane == Lane::Inline { "inline" } else { "pool" },
+        "lane": lane(record.lane),
         "runs": runs,
         "receive_us": micros(record.receive),
         "queue_us": micros(record.queue),
@@ -175,4 +175,13 @@ fn excerpt(excerpt: &Excerpt) -> Value {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn lane(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Inline => "inline",
+        Lane::Pool => "pool",
+        Lane::Sealed => "sealed",
+        Lane::File => "file",
+    }
 }

@@ -26,7 +26,7 @@ use crate::options::Options;
 use crate::request::{Channels, Prepared};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Stream};
-use crate::traffic::{ReadBuffer, flush, is_passing, map};
+use crate::traffic::{ReadBuffer, files, flush, is_passing};
 
 /// The longest that a reading thread stays away. It can't be woken from outside, and output that another thread has left
 /// behind must go on well within the daemon's patience for a frame that was begun (10 s).
@@ -82,7 +82,7 @@ impl Link {
         let dialled = dial(options)?;
         let now = Instant::now();
         let state = State {
-            core: Core::new(options.settings(), &options.hello(), now, map)?,
+            core: Core::new(options.settings(), &options.hello(), now, files())?,
             buffer: Some(ReadBuffer::default()),
             busy: BusyPoll::new(options.busy_poll),
             writing: false,

@@ -31,7 +31,7 @@ use crate::dial::{ConnectionInfo, Dialled, dial};
 use crate::error::{Error, Retry};
 use crate::options::Options;
 use crate::request::{Channels, Prepared};
-use crate::traffic::{ReadBuffer, flush, is_passing, map};
+use crate::traffic::{ReadBuffer, files, flush, is_passing};
 
 /// A connection that tasks share. Dropping it ends the driver.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Link {
         })??;
         let mut info = ConnectionInfo::new(&dialled, generation);
         let Dialled { stream, .. } = dialled;
-        let core = Core::new(options.settings(), &options.hello(), Instant::now(), map)?;
+        let core = Core::new(options.settings(), &options.hello(), Instant::now(), files())?;
         let shared = Arc::new(Shared::new(core, stream, BusyPoll::new(options.busy_poll))?);
         let driver = tokio::spawn(Driver::new(Arc::clone(&shared)));
         let guard = Link { shared, driver, info: info.clone() };

@@ -10,12 +10,36 @@ use invoked_proto::error::PeerError;
 use invoked_proto::metadata::{Lease, Part, Place, Segment};
 
 use super::Core;
+use crate::file::OpenFile;
 
 /// Memory that the daemon writes and this process reads.
 pub(crate) type Memory = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Verifies what a file descriptor of the daemon's refers to, and maps so many bytes; `None` if it is no segment.
-pub(crate) type Map<A> = fn(A, u64) -> Option<Memory>;
+/// What file descriptors of the daemon's are made of.
+pub(crate) struct Files<A> {
+    /// Verifies what one refers to, and maps so many bytes; `None` if it is no segment.
+    pub(crate) map: fn(A, u64) -> Option<Memory>,
+    /// So many bytes, the last number, of a regular file; `None` if it is none.
+    pub(crate) open: fn(A, u64, u64) -> Option<OpenFile>,
+}
+
+impl<A> std::fmt::Debug for Files<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Files")
+    }
+}
+
+/// The open file that the body of an answer is, if it is one.
+pub(super) fn file_of<A>(
+    files: &Files<A>,
+    parts: &[Part],
+    fds: Vec<A>,
+) -> Result<Option<OpenFile>, PeerError> {
+    let Some(Part { len, place: Place::File { fd, offset }, .. }) = parts.first() else { return Ok(None) };
+    // The connection has checked that the frame has it.
+    let file = fds.into_iter().nth(usize::from(*fd)).ok_or(PeerError::NoFile(*fd))?;
+    (files.open)(file, *offset, *len).ok_or(PeerError::NoFile(*fd)).map(Some)
+}
 
 /// The segments of a connection.
 #[derive(Debug)]
@@ -85,7 +109,12 @@ impl Segments {
 
     /// The bytes of a part that is in a segment.
     pub(super) fn find(&self, part: &Part) -> Result<Bytes, PeerError> {
-        let Place::Pool { segment, generation, offset } = part.place else { return Err(PeerError::Feature) };
+        let (segment, generation, offset) = match part.place {
+            Place::Pool { segment, generation, offset } => (segment, generation, offset),
+            // It is not read here.
+            Place::File { .. } => return Ok(Bytes::new()),
+            _ => return Err(PeerError::Feature),
+        };
         // The connection has checked that a segment of this generation was introduced, and that the part lies in it.
         let known = self.known.get(&segment).filter(|known| known.generation == generation);
         let known = known.ok_or(PeerError::NoSegment(segment))?;
@@ -102,7 +131,7 @@ impl Segments {
 impl<A, W> Core<A, W> {
     /// The daemon introduced a segment.
     pub(super) fn add_segment(&mut self, segment: &Segment, file: A) -> Result<(), PeerError> {
-        let memory = (self.map)(file, segment.len).ok_or(PeerError::BadSegment(segment.segment))?;
+        let memory = (self.files.map)(file, segment.len).ok_or(PeerError::BadSegment(segment.segment))?;
         // What is leased of an older one stays readable.
         self.segments.known.insert(segment.segment, Known { generation: segment.generation, memory });
         Ok(())

@@ -13,7 +13,7 @@ use invoked_proto::metadata::{Failure, Hello, Welcome};
 use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_proto::testing::{Token, output};
 
-use super::{Core, Memory, Outcome, StreamId};
+use super::{Core, Files, Memory, Outcome, StreamId};
 
 /// Segments of these tests have as many sevens as they were announced with.
 fn map(_file: Token, len: u64) -> Option<Memory> {
@@ -31,7 +31,8 @@ struct World {
 impl World {
     fn new(client: Settings, daemon: Settings) -> Self {
         let now = Instant::now();
-        let core = Core::new(client, &Hello::default(), now, map).expect("a default HELLO is legal");
+        let core = Core::new(client, &Hello::default(), now, Files { map, open: |_, _, _| None })
+            .expect("a default HELLO is legal");
         World { core, daemon: Connection::daemon(daemon, now), now, read_size: usize::MAX }
     }
 

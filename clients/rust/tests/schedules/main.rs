@@ -11,6 +11,7 @@ mod src {
     pub(crate) mod channel;
     pub(crate) mod core;
     pub(crate) mod error;
+    pub(crate) mod file;
     pub(crate) mod options;
     pub(crate) mod reply;
     pub(crate) mod request;
@@ -30,4 +31,4 @@ mod sync {
     pub(crate) use crate::socket::Stream;
 }
 
-pub(crate) use src::{blocking, channel, core, error, options, reply, request, traffic};
+pub(crate) use src::{blocking, channel, core, error, file, options, reply, request, traffic};

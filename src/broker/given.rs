@@ -1,27 +1,27 @@
-//! What the memory may be that peers are written to. Handlers charge it from any thread.
+//! What peers may be given otherwise than in the frames: bytes of memory, file descriptors. Handlers charge it from any thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use invoked_transport::SegmentBudget;
 
-/// Bytes of segments: of one uid, within those of all.
+/// How many there are of one thing: of one uid, within those of all.
 #[derive(Debug)]
-pub(super) struct SegmentBytes {
+pub(super) struct Given {
     used: AtomicU64,
     bound: u64,
-    common: Option<Arc<SegmentBytes>>,
+    common: Option<Arc<Given>>,
 }
 
-impl SegmentBytes {
+impl Given {
     /// Those of all uids together.
     pub(super) fn in_all(bound: u64) -> Arc<Self> {
-        Arc::new(SegmentBytes { used: AtomicU64::new(0), bound, common: None })
+        Arc::new(Given { used: AtomicU64::new(0), bound, common: None })
     }
 
     /// Those of one uid.
     pub(super) fn of_uid(bound: u64, common: &Arc<Self>) -> Arc<Self> {
-        Arc::new(SegmentBytes { used: AtomicU64::new(0), bound, common: Some(Arc::clone(common)) })
+        Arc::new(Given { used: AtomicU64::new(0), bound, common: Some(Arc::clone(common)) })
     }
 
     /// What is charged.
@@ -30,7 +30,7 @@ impl SegmentBytes {
     }
 }
 
-impl SegmentBudget for SegmentBytes {
+impl SegmentBudget for Given {
     fn charge(&self, bytes: u64) -> bool {
         let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.bound);
         if self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_err() {
@@ -55,12 +55,12 @@ impl SegmentBudget for SegmentBytes {
 mod tests {
     use invoked_transport::SegmentBudget;
 
-    use super::SegmentBytes;
+    use super::Given;
 
     #[test]
     fn bytes_end_at_the_bound_of_the_uid_and_of_all() {
-        let all = SegmentBytes::in_all(5);
-        let (ana, bob) = (SegmentBytes::of_uid(3, &all), SegmentBytes::of_uid(3, &all));
+        let all = Given::in_all(5);
+        let (ana, bob) = (Given::of_uid(3, &all), Given::of_uid(3, &all));
         assert!(ana.charge(3));
         assert!(!ana.charge(1), "n + 1 of a uid");
         assert!(!bob.charge(3), "n + 1 of all");
