@@ -16,6 +16,9 @@ use crate::socket::Far;
 /// Items that it sends on each channel.
 pub(crate) const ITEMS: usize = 3;
 
+/// Calls that have come when `a.last` is answered.
+const LAST_WAITS_FOR: usize = 4;
+
 /// What a daemon saw.
 #[derive(Debug, Default)]
 pub(crate) struct Saw {
@@ -33,6 +36,8 @@ struct Daemon {
     connection: Connection<()>,
     growing: Vec<(u64, Assembly)>,
     answers: Vec<(u64, Message)>,
+    /// The call of `a.last`, which is answered once others have come.
+    last: Option<u64>,
     /// Channels on which it sends, and how many items it still has.
     sends: Vec<(u64, u32, usize)>,
     saw: Saw,
@@ -46,6 +51,7 @@ pub(crate) fn serve(far: Far, slots: u64, lives: usize) -> Saw {
         connection: Connection::daemon(settings, Instant::now()),
         growing: Vec::new(),
         answers: Vec::new(),
+        last: None,
         sends: Vec::new(),
         saw: Saw::default(),
     };
@@ -62,9 +68,11 @@ pub(crate) fn serve(far: Far, slots: u64, lives: usize) -> Saw {
         // Some answers are late, and not in the order of their calls.
         if !daemon.answers.is_empty() && thread_rng().gen_range(0..2) == 0 {
             let at = thread_rng().gen_range(0..daemon.answers.len());
-            let (stream, message) = daemon.answers.swap_remove(at);
-            daemon.connection.reply(stream, Vec::new(), message).unwrap();
-            answered += 1;
+            if daemon.last != Some(daemon.answers[at].0) || daemon.saw.calls >= LAST_WAITS_FOR {
+                let (stream, message) = daemon.answers.swap_remove(at);
+                daemon.connection.reply(stream, Vec::new(), message).unwrap();
+                answered += 1;
+            }
         }
         daemon.send();
         let out = output(&mut daemon.connection);
@@ -87,6 +95,9 @@ impl Daemon {
             }
             Event::Called { stream, call, payload, more, .. } => {
                 self.saw.calls += 1;
+                if call.command.as_str() == "a.last" {
+                    self.last = Some(stream);
+                }
                 let down = call.channels.iter().filter(|channel| channel.direction == Direction::Down);
                 self.sends.extend(down.map(|channel| (stream, channel.index, ITEMS)));
                 self.growing.push((stream, Assembly::begin(call.parts, payload).unwrap()));

@@ -5,12 +5,13 @@ use std::time::Duration;
 use invoked_proto::registry::{Delivery, ErrorCode};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread::{self, JoinHandle};
-use shuttle::{Config, Runner};
+use shuttle::{Config, MaxSteps, Runner};
 
 use crate::blocking::Client;
 use crate::daemon::{ITEMS, Saw, serve};
 use crate::dial::connect_to;
 use crate::options::Options;
+use crate::parking::forget_all;
 use crate::socket::pair;
 
 /// Schedules of each kind for each test.
@@ -26,6 +27,7 @@ fn explore(test: impl Fn() + Send + Sync + 'static) {
     let config = || {
         let mut config = Config::new();
         config.stack_size = 0x4_0000;
+        config.max_steps = MaxSteps::FailAfter(100_000);
         config
     };
     Runner::new(RandomScheduler::new(SCHEDULES), config()).run(move || once());
@@ -35,6 +37,7 @@ fn explore(test: impl Fn() + Send + Sync + 'static) {
 /// A client and the daemon that it talks to, which lets it have so many calls open and dies after so many answers.
 fn connect(slots: u64, lives: usize) -> (Client, JoinHandle<Saw>) {
     let (near, far) = pair();
+    forget_all();
     connect_to(near);
     let daemon = thread::spawn(move || serve(far, slots, lives));
     let options = Options::new().busy_poll(Duration::ZERO).no_timeout();
@@ -68,6 +71,24 @@ fn each_thread_gets_its_own_answers() {
             assert_eq!((saw.calls, saw.cancels), (6, 0));
         });
     }
+}
+
+#[test]
+fn a_slot_that_is_free_is_taken_while_another_thread_reads_on() {
+    explore(|| {
+        let (client, daemon) = connect(2, usize::MAX);
+        // Its answer comes after those of the others, of which one at a time has a slot.
+        let calls = ["a.last", "a.echo", "a.echo", "a.echo"];
+        let callers = calls.map(|command| {
+            let client = client.clone();
+            thread::spawn(move || {
+                assert_eq!(client.call(command).raw(body(0, 0)).send().unwrap().bytes(), body(0, 0))
+            })
+        });
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        drop(client);
+        assert_eq!(daemon.join().unwrap().calls, 4);
+    });
 }
 
 #[test]
@@ -125,6 +146,7 @@ fn the_end_of_the_daemon_ends_every_wait_with_a_verdict() {
     for lives in 0..3 {
         explore(move || {
             let (near, far) = pair();
+            forget_all();
             connect_to(near);
             let daemon = thread::spawn(move || serve(far, 1, lives));
             let options = Options::new().busy_poll(Duration::ZERO).no_timeout();
