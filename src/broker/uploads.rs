@@ -37,6 +37,13 @@ impl Upload {
         Upload { inlet, growing: None, memory, has_ended: false }
     }
 
+    /// Bytes that are there of its items, the one on its way with all its bytes; `None` once its handler has left.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Option<u64> {
+        let growing = self.growing.as_ref().map_or(0, |(_, cost)| cost.bytes);
+        self.inlet.held().map(|held| held + growing)
+    }
+
     /// Ends it at its handler after the items that came.
     pub(super) fn end(&self, code: Option<ErrorCode>, message: &str) {
         self.inlet.end(End::new(code, message.to_owned()));
@@ -56,8 +63,15 @@ impl Upload {
             && let Ok(message) = assembly.finish()
         {
             // What outlives this wake-up must not keep the loop's read buffer for a few bytes.
-            self.inlet.push(message.detach(read_buffer), cost);
+            if !self.inlet.push(message.detach(read_buffer), cost) {
+                self.give_back(cost.bytes);
+            }
         }
+    }
+
+    /// So many bytes are held no more.
+    fn give_back(&mut self, bytes: u64) {
+        self.memory.settle(self.memory.amount().saturating_sub(bytes));
     }
 }
 
@@ -133,7 +147,10 @@ impl Broker {
     ) {
         let Some(id) = self.find_channel(peer, (stream, channel)) else { return };
         if let Some(upload) = self.upload_mut(id) {
-            upload.growing = None;
+            if let Some((_, cost)) = upload.growing.take() {
+                // The rest of it will not come.
+                upload.give_back(cost.bytes);
+            }
             upload.has_ended = true;
             upload.end(code, message);
         }
@@ -149,10 +166,9 @@ impl Broker {
         let (peer, stream, channel) = (open.peer, open.stream, open.channel);
         let Way::Up(upload) = &mut open.way else { return };
         let (Taken { credit, bytes }, is_left) = upload.inlet.settle();
-        let held = upload.memory.amount().saturating_sub(bytes);
-        upload.memory.settle(held);
+        upload.give_back(bytes);
         if upload.has_ended {
-            if is_left || held == 0 {
+            if is_left || upload.memory.amount() == 0 {
                 self.channels.open.remove(&id);
             }
         } else if is_left {

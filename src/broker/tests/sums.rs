@@ -18,7 +18,12 @@ pub(super) fn assert_charges_sum_to_use(bus: &Bus, uids: &[u32]) {
         .open
         .values()
         .map(|open| match &open.way {
-            Way::Up(upload) => upload.memory.amount(),
+            Way::Up(upload) => {
+                let charged = upload.memory.amount();
+                let held = upload.held().unwrap_or(charged);
+                assert_eq!(held, charged, "items that wait, or are on their way");
+                charged
+            }
             Way::Down(_) => 0,
         })
         .sum();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
-use invoked_proto::connection::{Event, Request, Sent};
+use invoked_proto::connection::{Event, Request, Role, Sent};
 use invoked_proto::metadata::ChannelDeclaration;
 use invoked_proto::registry::{Direction, ErrorCode};
 
@@ -241,6 +241,27 @@ fn what_came_of_a_channel_that_has_ended_is_charged_until_it_is_read_whatever_th
         bus.settle();
         assert_idle(&bus);
     }
+}
+
+#[test]
+fn an_item_that_is_given_up_in_the_middle_is_charged_no_more() {
+    let (mut bus, ana, stream) = called();
+    let mut reader = reader(&bus);
+    send(&mut bus, ana, stream, 1000);
+    let sent = bus.peers[ana].client.send_item(stream, 1, raw(3 << 20)).unwrap();
+    assert!(matches!(sent, Sent::Queued));
+    // As much of it as the window takes.
+    bus.carry_some(ana, Role::Daemon, usize::MAX);
+    assert_eq!(message_bytes(&bus), (3 << 20) + 1000);
+    bus.peers[ana].client.cut_channel(stream, 1, ErrorCode::Aborted, "enough");
+    bus.settle();
+    assert_eq!(message_bytes(&bus), 1000, "its handler may take its time with the end");
+    assert_eq!(read(&mut reader), [1000]);
+    bus.settle();
+    assert_eq!(message_bytes(&bus), 0);
+    drop(reader);
+    bus.complete_oldest(done());
+    assert_idle(&bus);
 }
 
 #[test]

@@ -60,13 +60,15 @@ impl Inlet {
 
     // The loop's end.
 
-    /// Brings an item. Without effect once the channel has ended, or nobody takes items.
-    pub(crate) fn push(&self, message: Message, cost: Taken) {
+    /// Brings an item; false, and without effect, once the channel has ended, or nobody takes items.
+    pub(crate) fn push(&self, message: Message, cost: Taken) -> bool {
         let mut state = self.lock();
-        if state.end.is_none() && !state.is_left {
+        let takes = state.end.is_none() && !state.is_left;
+        if takes {
             state.items.push_back((message, cost));
             self.wake(state);
         }
+        takes
     }
 
     /// Ends the channel after the items that came; only the first end counts.
@@ -89,6 +91,14 @@ impl Inlet {
         let mut state = self.lock();
         state.is_listed = false;
         (std::mem::take(&mut state.taken), state.is_left)
+    }
+
+    /// Bytes of the items that the loop counts as held; `None` once it is left, and the loop gives all up.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> Option<u64> {
+        let state = self.lock();
+        let waiting: u64 = state.items.iter().map(|(_, cost)| cost.bytes).sum();
+        (!state.is_left).then_some(waiting + state.taken.bytes)
     }
 
     // The handler's end.
