@@ -7,10 +7,13 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crossbeam_channel::select;
-use invoked_client::{Address, Client, ErrorCode, Options, Overflow, Update, blocking};
+use invoked_client::{Address, Body, Client, ErrorCode, Message, Options, Overflow, Update, blocking};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tauri::ipc::{Channel, ChannelReader, Fault, JavaScriptChannelId, RecvError, Request, SendError};
+use tauri::ipc::{
+    Channel, ChannelItem, ChannelReader, ChannelSource, Fault, JavaScriptChannelId, RecvError, Request,
+    Response, SendError,
+};
 use tauri::transport::{Access, Listener};
 use tauri::{command, generate_handler};
 
@@ -125,6 +128,23 @@ fn store(most: usize, mut data: ChannelReader<Vec<u8>>) -> Result<usize, Fault> 
     Ok(len)
 }
 
+/// Sends back on each of the first eight channels what comes on the one eight further, as it came.
+#[command]
+fn mirror(request: Request<'_>) -> Result<(), Fault> {
+    for index in 1..=8 {
+        let to: Channel<Response> = request.channel(index)?;
+        let from: ChannelReader<ChannelItem> = request.channel_reader(index + 8)?;
+        std::thread::spawn(move || {
+            for item in from {
+                let ChannelItem { body, attachments } = item.unwrap();
+                to.send(attachments.into_iter().fold(Response::from(body), Response::attach)).unwrap();
+            }
+            to.close(Err(Fault::new(ErrorCode::OutOfRange, format!("end of {index}"))));
+        });
+    }
+    Ok(())
+}
+
 struct Daemon {
     running: Option<invoked::Running>,
     address: Address,
@@ -148,6 +168,7 @@ impl Daemon {
             "sum",
             "upper",
             "store",
+            "mirror",
         ];
         let permissions: Vec<String> = commands.iter().map(|name| format!("\"allow-{name}\"")).collect();
         let text =
@@ -167,7 +188,8 @@ impl Daemon {
                 wait_for_the_end,
                 sum,
                 upper,
-                store
+                store,
+                mirror
             ])
             .capabilities(&policy)
             .serve(Listener::bind(&address, Access::Owner).unwrap())
@@ -508,4 +530,72 @@ async fn a_command_that_has_enough_stops_its_caller() {
     let (call, _items) = client.call("store").arg("most", 1).channel("data");
     let error = call.send().await.unwrap_err();
     assert!(error.message().contains("goes the other way"), "{error}");
+}
+
+/// The `at`th item of a channel: JSON, raw, or none, with up to three attachments.
+fn mixed(channel: usize, at: usize) -> Message {
+    let body = match (channel + at) % 3 {
+        0 => Body::Json(format!("[{channel},{at}]").into()),
+        1 => Body::Raw(vec![7; at * 997].into()),
+        _ => Body::None,
+    };
+    let attachments = (0..at % 4).map(|index| vec![1; index * 5000 + channel].into()).collect();
+    Message { body, attachments }
+}
+
+#[test]
+fn sixteen_channels_of_one_call_bring_any_items_in_order_and_one_more_is_refused() {
+    const ITEMS: usize = 40;
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let mut call = client.call("mirror");
+    let (mut down, mut up) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let (with, items) = call.open_channel();
+        call = with;
+        down.push(items);
+    }
+    for _ in 0..8 {
+        let (with, sender) = call.open_channel_to();
+        call = with;
+        up.push(sender);
+    }
+    call.send().unwrap();
+    let mut came = 0;
+    std::thread::scope(|scope| {
+        for (channel, mut sender) in up.into_iter().enumerate() {
+            scope.spawn(move || {
+                (0..ITEMS).for_each(|at| sender.send_message(mixed(channel, at)).unwrap());
+                sender.close();
+            });
+        }
+        let takers: Vec<_> = down
+            .into_iter()
+            .enumerate()
+            .map(|(channel, mut items)| {
+                scope.spawn(move || {
+                    for at in 0..ITEMS {
+                        assert_eq!(items.next().unwrap().unwrap().into_message(), mixed(channel, at));
+                    }
+                    let end = items.next().unwrap().unwrap_err();
+                    let told = (end.code(), end.message().to_owned());
+                    assert_eq!(told, (Some(ErrorCode::OutOfRange), format!("end of {}", channel + 1)));
+                    ITEMS
+                })
+            })
+            .collect();
+        came = takers.into_iter().map(|taker| taker.join().unwrap()).sum();
+    });
+    assert_eq!(came, 8 * ITEMS);
+    let mut call = client.call("mirror");
+    let mut items = Vec::new();
+    for _ in 0..17 {
+        let (with, of_one) = call.open_channel();
+        call = with;
+        items.push(of_one);
+    }
+    let error = call.send().unwrap_err();
+    assert_eq!(error.delivery(), invoked_client::Delivery::NotDelivered, "{error}");
+    drop(items);
+    client.ping().expect("the connection goes on");
 }

@@ -10,11 +10,16 @@ use invoked::Config;
 use invoked::ipc::{Channel, ChannelItem, ChannelReader, ChannelSource, Command, InvokeMessage, Response};
 use invoked_client::blocking::Client;
 use invoked_client::{Address, Delivery, ErrorCode};
+use invoked_proto::header::Header;
+use invoked_proto::metadata::{Call, ChannelDeclaration, Part};
+use invoked_proto::registry::{Codec, Direction, FrameKind};
+use invoked_proto::testing::{AnyRecord, frame};
 use serde_json::Value;
 
 use crate::child::{Other, code_of, options, say};
 use crate::handlers::Embedded;
 use crate::harness::{HANG, Start, eventually, stats};
+use crate::peer::RawPeer;
 
 /// The bytes of a call that are charged while its handler has them.
 const BODY: usize = 100_000;
@@ -32,7 +37,7 @@ fn deaf(free: &Arc<AtomicBool>, at_it: &Arc<AtomicUsize>) -> Command {
     })
 }
 
-/// Calls `deaf` as its input says: with a short deadline, or cancelled after a while, or held until it is killed.
+/// Calls `deaf` as its input says: with a short deadline, or cancelled at the next line, or held until it is killed.
 pub(crate) fn impatient(address: &Address) {
     let client = Client::connect(options(address)).unwrap();
     let mut order = String::new();
@@ -40,12 +45,13 @@ pub(crate) fn impatient(address: &Address) {
         let call = client.call("deaf").raw(vec![7; BODY]);
         match order.trim_end() {
             "deadline" => {
-                let error = call.timeout(Duration::from_millis(50)).send().unwrap_err();
+                let error = call.timeout(Duration::from_secs(1)).send().unwrap_err();
                 say(format!("{} {:?}", code_of(&error), error.delivery()));
             }
             "cancel" => {
                 let call = call.start().unwrap();
-                client.ping().unwrap();
+                say("started");
+                std::io::stdin().read_line(&mut order).unwrap();
                 drop(call);
                 // What ends a call whose caller has left it is read with any answer.
                 client.ping().unwrap();
@@ -77,9 +83,12 @@ fn callers_of_handlers_that_ignore_their_end_are_let_go_and_the_work_stays_charg
     };
     let mut caller = Other::start("impatient", &daemon.place);
     assert_eq!(caller.ask("deadline"), "deadline_exceeded Delivered");
-    eventually("the work of a call past its deadline is charged", || held(1));
-    assert_eq!(caller.ask("cancel"), "cancelled");
-    eventually("and that of one that was cancelled", || held(2) && at_it.load(Ordering::SeqCst) == 2);
+    assert_eq!(at_it.load(Ordering::SeqCst), 1, "a second is time enough to begin");
+    assert!(held(1), "the work of a call past its deadline is charged: {}", stats(&operator));
+    assert_eq!(caller.ask("cancel"), "started");
+    eventually("a second is at it", || at_it.load(Ordering::SeqCst) == 2);
+    assert_eq!(caller.ask("now"), "cancelled");
+    assert!(held(2), "that of one that was cancelled is: {}", stats(&operator));
     assert_eq!(caller.ask("hold"), "held");
     eventually("a third is at it", || held(3) && at_it.load(Ordering::SeqCst) == 3);
     caller.kill();
@@ -191,4 +200,38 @@ fn a_handler_that_ends_with_an_error_stops_who_sends_to_it() {
     assert!(matches!(error.code(), Some(ErrorCode::Cancelled | ErrorCode::Internal)), "{error}");
     assert_eq!(call.wait().unwrap_err().code(), Some(ErrorCode::Internal));
     client.invoke::<Value>("core.ping", &Value::Null).unwrap();
+}
+
+#[test]
+fn a_sender_to_a_peer_that_reads_nothing_is_told_when_that_is_disconnected() {
+    let (tell, told) = mpsc::channel();
+    let flood = Command::blocking("flood", move |message: &InvokeMessage| {
+        let down: Channel<Vec<u8>> = message.channel(1)?;
+        let code = loop {
+            match down.send(vec![7; 10_000]) {
+                Ok(()) => {}
+                Err(invoked::Error::Channel(invoked::ipc::SendError::Closed { code })) => break code,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        tell.send(code).unwrap();
+        Ok(Response::json("nobody reads it")?)
+    });
+    let mut config = Config::default();
+    config.runtime.slow_consumer_timeout_ms = 500;
+    let daemon = Embedded::start(config, vec![flood]);
+    let operator = daemon.client();
+    let mut peer = RawPeer::open_with_channels(&daemon.place.socket());
+    let call = Call {
+        command: "flood".into(),
+        channels: vec![ChannelDeclaration { index: 1, direction: Direction::Down, credit: 1 << 40 }],
+        parts: vec![Part::inline(Codec::None, 0)],
+        ..Call::default()
+    };
+    peer.send(&frame(Header::new(FrameKind::Call, 1), &AnyRecord::from(call).encode(), &[]));
+    assert_eq!(told.recv_timeout(HANG).unwrap(), ErrorCode::Unavailable);
+    eventually("nothing is left", || {
+        let stats = stats(&operator);
+        (&stats["channels"], &stats["item_bytes"], &stats["peers"]) == (&0.into(), &0.into(), &1.into())
+    });
 }
