@@ -4,9 +4,9 @@
 use invoked::command;
 use invoked::config::Config;
 use invoked::generate_handler;
-use invoked::ipc::{Response, ResponseBuffer};
+use invoked::ipc::{Channel, Fault, Response, ResponseBuffer};
 use invoked::transport::{Access, Listener};
-use invoked_client::{Address, Client, Options, Reply, blocking};
+use invoked_client::{Address, Client, Options, Overflow, Reply, Update, blocking};
 use serde_json::{Value, json};
 
 /// What handlers repeat: as long as no size of a page, a slot or a frame.
@@ -94,6 +94,22 @@ fn twice(seed: usize, len: usize) -> Response {
     response.attach(same)
 }
 
+/// Items of growing size, half of them written anew, half as they were.
+#[command]
+async fn items(count: usize, len: usize, to: Channel<Response>) -> Result<(), Fault> {
+    let same: Response = bytes(1000, len).into();
+    for seed in 0..count {
+        let item = if seed % 2 == 0 { Response::from(bytes(seed, len + seed)) } else { same.clone() };
+        to.send_async(item.attach(bytes(seed, 3))).await?;
+    }
+    Ok(())
+}
+
+#[command]
+fn flood(len: usize, to: Channel<Vec<u8>>) -> invoked::Result<()> {
+    (0..).try_for_each(|seed| to.send(bytes(seed, len)))
+}
+
 const RAW: [&str; 7] = [
     "copied_inline",
     "copied",
@@ -119,7 +135,7 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let policy = directory.path().join("capabilities");
         std::fs::create_dir(&policy).unwrap();
-        let others = ["attached", "text", "fails", "twice"];
+        let others = ["attached", "text", "fails", "twice", "items", "flood"];
         let names = RAW.into_iter().chain(others).map(|name| format!("'allow-{}'", name.replace('_', "-")));
         let permissions = names.collect::<Vec<_>>().join(", ");
         let text = format!(
@@ -142,7 +158,9 @@ impl Daemon {
                 attached,
                 text,
                 fails,
-                twice
+                twice,
+                items,
+                flood
             ])
             .capabilities(&policy)
             .serve(Listener::bind(&address, Access::Owner).unwrap())
@@ -323,4 +341,86 @@ fn many_calls_at_once_have_their_own_bytes() {
             });
         }
     });
+}
+
+#[test]
+fn items_of_channels_come_whole_on_every_lane() {
+    let daemon = Daemon::start();
+    for (client, shares) in [(daemon.plain(), 0), (daemon.client(), 1)] {
+        for len in [1000, 65_535, 65_536, 1_000_000] {
+            let before = stat(&client, "pooled");
+            let (call, came) = client.call("items").arg("count", 40).arg("len", len).channel("to");
+            let call = call.start().unwrap();
+            let mut kept = Vec::new();
+            for (seed, item) in came.enumerate() {
+                let item = item.unwrap();
+                let expected = if seed % 2 == 0 { bytes(seed, len + seed) } else { bytes(1000, len) };
+                assert!(item.bytes() == expected, "{seed} of {len}");
+                assert!(item.attachments()[0] == bytes(seed, 3));
+                kept.push(item);
+            }
+            assert_eq!(kept.len(), 40);
+            call.wait().unwrap();
+            for (seed, item) in kept.iter().enumerate().filter(|(seed, _)| seed % 2 == 0) {
+                assert!(item.bytes() == bytes(seed, len + seed), "{seed} of {len}, later");
+            }
+            let pooled = stat(&client, "pooled") - before;
+            let large = if len >= 65_536 { 40 } else { 40 / 2 - 1 };
+            let large = if len + 40 < 65_536 { 0 } else { large };
+            assert!(pooled <= shares * large, "{pooled} of {len}");
+            assert!(shares * large == 0 || pooled > 10, "{pooled} of {len}");
+        }
+    }
+}
+
+#[test]
+fn a_receiver_that_stops_or_leaves_gives_all_back() {
+    let daemon = Daemon::start();
+    let witness = daemon.plain();
+    for round in 0..10 {
+        let client = daemon.client();
+        let (call, mut came) = client.call("flood").arg("len", 500_000).channel("to");
+        let running = call.start().unwrap();
+        for seed in 0..round {
+            assert!(came.next().unwrap().unwrap().bytes() == bytes(seed, 500_000));
+        }
+        drop(came);
+        if round % 2 == 0 {
+            assert!(running.wait().is_err(), "the command is told");
+            // The connection goes on with the same memory.
+            assert!(call_again(&client) == bytes(3, 500_000));
+        }
+        drop(client);
+    }
+    while stat(&witness, "segment_bytes") > 0 || stat(&witness, "item_bytes") > 0 {
+        std::thread::yield_now();
+    }
+}
+
+fn call_again(client: &blocking::Client) -> Vec<u8> {
+    call(client, "copied", 3, 500_000).into_bytes().to_vec()
+}
+
+#[test]
+fn of_a_channel_that_leaves_items_out_the_latest_comes() {
+    let daemon = Daemon::start();
+    let client = daemon.client();
+    let call = client.call("items").arg("count", 200).arg("len", 300_000);
+    let (call, updates) = call.subscribe("to", Overflow::Latest);
+    let call = call.start().unwrap();
+    let mut last = None;
+    let mut lagged = 0;
+    let mut seen = 0;
+    for update in updates {
+        match update.unwrap() {
+            Update::Item(item) => {
+                seen += 1;
+                last = Some(item);
+            }
+            Update::Lagged(left_out) => lagged += left_out,
+        }
+    }
+    call.wait().unwrap();
+    assert_eq!(seen + lagged, 200);
+    assert!(last.unwrap().attachments()[0] == bytes(199, 3));
 }

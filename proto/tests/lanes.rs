@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
-use invoked_proto::connection::{Connection, Event, Placement, Request, Settings};
+use invoked_proto::connection::{Connection, Event, Placement, Request, Sent, Settings};
 use invoked_proto::error::{DecodeError, MisuseError, PeerError};
 use invoked_proto::header::Header;
-use invoked_proto::metadata::{Lease, Part, Place, Release, Reply, Segment};
-use invoked_proto::registry::{Codec, ErrorCode, FrameKind, features, limits};
+use invoked_proto::metadata::{ChannelDeclaration, Lease, Part, Place, Release, Reply, Segment};
+use invoked_proto::registry::{Codec, Direction, ErrorCode, FrameKind, features, limits};
 use invoked_proto::testing::{AnyRecord, Pair, Token, frame, next_output};
 
 const LEN: u64 = 4096;
@@ -114,20 +114,30 @@ fn many_leases_are_given_back_without_waiting() {
 }
 
 #[test]
-fn bytes_are_lent_once_at_a_time_and_only_from_where_they_are() {
+fn bytes_are_lent_as_often_as_they_are_given_and_only_from_where_they_are() {
     let (mut pair, fds) = open();
     pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
-    let streams = [call(&mut pair), call(&mut pair)];
+    let streams = [call(&mut pair), call(&mut pair), call(&mut pair)];
     answer(&mut pair, streams[0], 0).unwrap();
-    assert_eq!(answer(&mut pair, streams[1], 0), Err(MisuseError::NotPlaced), "lent already");
-    assert_eq!(answer(&mut pair, streams[1], LEN - 99), Err(MisuseError::NotPlaced), "n + 1");
+    answer(&mut pair, streams[1], 0).unwrap();
+    assert_eq!(pair.daemon.lent(), 2);
+    assert_eq!(answer(&mut pair, streams[2], LEN - 99), Err(MisuseError::NotPlaced), "n + 1");
     assert_eq!(pair.daemon.introduce(segment(7, 2), Token::open(&fds)), Err(MisuseError::NotPlaced), "lent");
     assert_eq!(pair.daemon.introduce(segment(7, 1), Token::open(&fds)), Err(MisuseError::NotPlaced), "known");
-    answer(&mut pair, streams[1], LEN - 100).unwrap();
+    answer(&mut pair, streams[2], LEN - 100).unwrap();
     pair.to_client().unwrap();
     assert_eq!(fds.get(), 1, "what was refused is closed");
     drop(events(&mut pair.client));
     assert_eq!(fds.get(), 0);
+    for left in [2, 1] {
+        pair.client.release_leases([at(0)]);
+        pair.client.ping(0).unwrap();
+        pair.to_daemon().unwrap();
+        assert_eq!(pair.daemon.lent(), left);
+    }
+    pair.client.release_leases([at(0)]);
+    pair.client.ping(0).unwrap();
+    assert_eq!(pair.to_daemon(), Err(PeerError::NotLent), "once more than it was given");
 }
 
 #[test]
@@ -368,5 +378,93 @@ fn a_result_is_an_open_file() {
     let mut without = Pair::open_with(Settings::default(), with_files);
     let stream = call(&mut without);
     assert_eq!(without.daemon.reply_placed(stream, Vec::new(), open(), file(0, 1)), Err(MisuseError::NoLane));
+    assert_eq!(fds.get(), 0);
+}
+
+/// Both sides with a channel to the client on stream 1, which has `credit`.
+fn with_channel(credit: u64) -> (Pair, Rc<Cell<usize>>) {
+    let all = features::CHANNELS | features::ATTACHED_FDS | features::POOL;
+    let settings = Settings { features: all, ..Settings::default() };
+    let mut pair = Pair::open_with(settings, settings);
+    let channels = vec![ChannelDeclaration { index: 1, direction: Direction::Down, credit }];
+    pair.client.call(Request { command: "a.b".into(), channels, ..Request::default() }).unwrap();
+    pair.to_daemon().unwrap();
+    while pair.daemon.poll_event().is_some() {}
+    (pair, Rc::default())
+}
+
+/// Sends an item of 100 bytes that lie at `offset`, with an attachment in the frames.
+fn send(pair: &mut Pair, offset: u64, attached: usize) -> Result<Sent, MisuseError> {
+    let mut placement = Placement::default();
+    placement.in_segment(0, at(offset), 100);
+    let attachments = vec![Bytes::from(vec![8; attached])];
+    let message = Message { body: Body::Raw(Bytes::from(vec![7; 100])), attachments };
+    pair.daemon.send_item_placed(1, 1, None, message, &placement)
+}
+
+#[test]
+fn an_item_leases_from_when_it_is_sent() {
+    let (mut pair, fds) = with_channel(2000);
+    pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    assert!(matches!(send(&mut pair, 0, 1000), Ok(Sent::Queued)));
+    assert!(matches!(send(&mut pair, 200, 1000), Ok(Sent::Queued)));
+    assert_eq!(pair.daemon.lent(), 0, "nothing has gone out");
+    // What finds no credit comes back whole.
+    let Ok(Sent::NeedsCredit(message)) = send(&mut pair, 400, 500) else { panic!("beyond the credit") };
+    assert_eq!((message.body.bytes(), message.attachments[0].len()), (&[7; 100][..], 500));
+    pair.to_client().unwrap();
+    assert_eq!(pair.daemon.lent(), 2);
+    let items: Vec<Vec<Part>> = events(&mut pair.client)
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::ItemCame { item, .. } => Some(item.parts),
+            _ => None,
+        })
+        .collect();
+    let place = |offset| Place::Pool { segment: 7, generation: 1, offset };
+    assert_eq!(items.iter().map(|parts| parts[0].place).collect::<Vec<_>>(), [place(0), place(200)]);
+    items.iter().for_each(|parts| pair.client.release_parts(parts));
+    pair.client.ping(0).unwrap();
+    pair.to_daemon().unwrap();
+    assert_eq!((pair.daemon.lent(), fds.get()), (0, 0));
+}
+
+#[test]
+fn a_segment_overtakes_what_was_queued_before_it() {
+    let (mut pair, fds) = with_channel(1 << 20);
+    let plain = Message::from(Body::Raw(Bytes::from(vec![1; 60_000])));
+    assert!(matches!(pair.daemon.send_item(1, 1, plain), Ok(Sent::Queued)));
+    let streams: Vec<u64> = (0..3).map(|_| call(&mut pair)).collect();
+    for stream in streams {
+        // First frames without end give items their turns.
+        let body = Message::from(Body::Raw(Bytes::from(vec![2; 65_000])));
+        pair.daemon.reply(stream, Vec::new(), body).unwrap();
+    }
+    pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    assert!(matches!(send(&mut pair, 0, 0), Ok(Sent::Queued)));
+    pair.to_client().unwrap();
+    let came = events(&mut pair.client);
+    assert!(matches!(came[0], Event::SegmentCame { .. }), "{came:?}");
+    drop(came);
+    assert_eq!((pair.daemon.lent(), fds.get()), (1, 0));
+}
+
+#[test]
+fn items_that_nobody_wants_lease_nothing() {
+    let (mut pair, fds) = with_channel(1 << 20);
+    pair.daemon.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    assert!(matches!(send(&mut pair, 0, 0), Ok(Sent::Queued)));
+    // It is on its way when its receiver stops the channel, and the next waits still.
+    let (on_its_way, sent) = next_output(&mut pair.daemon).unwrap();
+    assert_eq!(pair.daemon.lent(), 1);
+    assert!(matches!(send(&mut pair, 200, 0), Ok(Sent::Queued)));
+    pair.client.stop_channel(1, 1);
+    pair.client.handle_input(pair.now, on_its_way, sent).unwrap();
+    pair.to_daemon().unwrap();
+    pair.to_client().unwrap();
+    pair.client.ping(0).unwrap();
+    pair.to_daemon().unwrap();
+    assert_eq!(pair.daemon.lent(), 0);
+    drop((events(&mut pair.client), events(&mut pair.daemon)));
     assert_eq!(fds.get(), 0);
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use foldhash::{HashMap, HashMapExt};
-use invoked_proto::connection::{Connection, Sent};
+use invoked_proto::body::Message;
+use invoked_proto::connection::{Connection, Placement, Sent};
 use invoked_proto::metadata::Call;
 use invoked_proto::registry::{Direction, ErrorCode, Overflow};
 
@@ -111,6 +112,7 @@ impl Broker {
         grant: &Arc<Grant>,
     ) -> DeclaredChannels {
         let Some(state) = self.peers.get_mut(&peer) else { return DeclaredChannels::default() };
+        let lanes = if call.channels.is_empty() { None } else { state.call_lanes() };
         let mut ends = Vec::new();
         for declaration in &call.channels {
             let id = PipeId(self.channels.next);
@@ -120,7 +122,7 @@ impl Broker {
                 Direction::Down => {
                     let overflow = call.overflow_of(declaration.index);
                     let pipe = Pipe::new(id, ready, state.account.items(), overflow);
-                    (Way::Down(Arc::clone(&pipe)), HandlerEnd::Sending(SendingEnd::new(pipe)))
+                    (Way::Down(Arc::clone(&pipe)), HandlerEnd::Sending(SendingEnd::new(pipe, lanes.clone())))
                 }
                 Direction::Up => {
                     let inlet = Inlet::new(id, ready);
@@ -277,17 +279,26 @@ pub(crate) enum Served {
 }
 
 /// Moves items from a handler's pipe to its peer's connection, as far as that takes them.
-pub(crate) fn serve<A>(connection: &mut Connection<A>, stream: u64, channel: u32, pipe: &Pipe) -> Served {
+///
+/// `place` says which parts lie where the peer reads them, and `sent` is told of those that were taken.
+pub(crate) fn serve<A>(
+    connection: &mut Connection<A>,
+    stream: u64,
+    channel: u32,
+    pipe: &Pipe,
+    mut place: impl FnMut(&mut Connection<A>, &Message) -> Placement<A>,
+    sent: impl Fn(&Placement<A>),
+) -> Served {
     let mut served = Served::Open;
     let is_lossy = pipe.overflow() != Overflow::Block;
     let end = pipe.drain(|Waiting { message, lagged }| {
-        let sent = if is_lossy {
-            connection.send_lossy_item(stream, channel, lagged, message)
-        } else {
-            connection.send_item(stream, channel, message)
-        };
-        match sent {
-            Ok(Sent::Queued) => None,
+        let placement = place(connection, &message);
+        let lossy = is_lossy.then_some(lagged);
+        match connection.send_item_placed(stream, channel, lossy, message, &placement) {
+            Ok(Sent::Queued) => {
+                sent(&placement);
+                None
+            }
             Ok(Sent::NeedsCredit(message)) => Some(Waiting { message, lagged }),
             Ok(Sent::Ended) => {
                 served = Served::Ended;

@@ -27,6 +27,11 @@ impl Broker {
         state.lanes = Some(Arc::new(lanes));
     }
 
+    /// Parts of so many bytes each were sent in memory that their peer reads.
+    pub(crate) fn note_pooled(&self, parts: impl Iterator<Item = u64>) {
+        parts.for_each(|bytes| self.lane_counters.note_pooled(bytes));
+    }
+
     /// What the peer is given.
     pub(crate) fn lanes(&self, peer: PeerId) -> Option<Arc<ReplyLanes>> {
         self.peers.get(&peer).and_then(|state| state.lanes.clone())

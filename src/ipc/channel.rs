@@ -32,6 +32,7 @@ pub use reader::{ChannelItem, ChannelReader, FromItem, RecvError};
 use super::argument::{CommandArg, CommandItem};
 use super::body::InvokeResponseBody;
 use super::error::{Fault, InvokeError};
+use super::lanes::CallLanes;
 use super::response::{IpcResponse, Response};
 use super::runtime::Runtime;
 
@@ -107,17 +108,30 @@ impl From<SendError> for InvokeError {
 
 /// The handler's end of a pipe; its drop ends the channel well.
 #[derive(Debug)]
-pub(crate) struct SendingEnd(Arc<Pipe>);
+pub(crate) struct SendingEnd {
+    pipe: Arc<Pipe>,
+    /// Where large parts of items are written, if the caller reads them there.
+    lanes: Option<CallLanes>,
+}
 
 impl SendingEnd {
-    pub(crate) fn new(pipe: Arc<Pipe>) -> Self {
-        SendingEnd(pipe)
+    pub(crate) fn new(pipe: Arc<Pipe>, lanes: Option<CallLanes>) -> Self {
+        SendingEnd { pipe, lanes }
+    }
+
+    /// An item as it is sent.
+    fn written<T: IpcResponse>(&self, item: T) -> Result<Message, SendError> {
+        let mut message = item.into_response().and_then(Response::into_message).map_err(SendError::Item)?;
+        if let Some(lanes) = &self.lanes {
+            lanes.move_parts(&mut message);
+        }
+        Ok(message)
     }
 }
 
 impl Drop for SendingEnd {
     fn drop(&mut self) {
-        self.0.end(End::new(None, String::new()));
+        self.pipe.end(End::new(None, String::new()));
     }
 }
 
@@ -140,7 +154,7 @@ impl<T> Channel<T> {
     /// `resource_exhausted`.
     #[must_use]
     pub fn overflow(&self) -> Overflow {
-        self.end.0.overflow()
+        self.end.pipe.overflow()
     }
 
     /// Sends an item, and waits while too much waits for the caller.
@@ -160,7 +174,7 @@ impl<T> Channel<T> {
     where
         T: IpcResponse,
     {
-        let message = match self.end.0.push(written(item)?) {
+        let message = match self.end.pipe.push(self.end.written(item)?) {
             Ok(()) => return Ok(()),
             Err(Refused::Closed(code)) => return Err(SendError::Closed { code }.into()),
             Err(Refused::Full(message)) => message,
@@ -168,7 +182,7 @@ impl<T> Channel<T> {
         if is_loop() {
             return Err(SendError::Full.into());
         }
-        let push = || Ok(self.end.0.push_blocking(message).map_err(|code| SendError::Closed { code })?);
+        let push = || Ok(self.end.pipe.push_blocking(message).map_err(|code| SendError::Closed { code })?);
         match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
             Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(push),
             _ => push(),
@@ -184,8 +198,8 @@ impl<T> Channel<T> {
     where
         T: IpcResponse,
     {
-        let message = written(item)?;
-        self.end.0.push_async(message).await.map_err(|code| SendError::Closed { code })
+        let message = self.end.written(item)?;
+        self.end.pipe.push_async(message).await.map_err(|code| SendError::Closed { code })
     }
 
     /// Sends an item if that needs no waiting.
@@ -196,7 +210,7 @@ impl<T> Channel<T> {
     where
         T: IpcResponse,
     {
-        self.end.0.push(written(item)?).map_err(|refused| match refused {
+        self.end.pipe.push(self.end.written(item)?).map_err(|refused| match refused {
             Refused::Full(_) => SendError::Full,
             Refused::Closed(code) => SendError::Closed { code },
         })
@@ -206,7 +220,7 @@ impl<T> Channel<T> {
     ///
     /// Only the first end counts; clones find the channel closed.
     pub fn close(&self, end: Result<(), Fault>) {
-        self.end.0.end(match end {
+        self.end.pipe.end(match end {
             Ok(()) => End::new(None, String::new()),
             Err(fault) => End::new(Some(fault.code), fault.message),
         });
@@ -215,13 +229,13 @@ impl<T> Channel<T> {
     /// Whether the channel has ended, as far as the daemon knows.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.end.0.closed_by().is_some()
+        self.end.pipe.closed_by().is_some()
     }
 
     /// Waits until the channel has ended, and tells why: `cancelled` if the caller wants no more, or it was closed here;
     /// `unavailable` if the caller is gone or the daemon is stopping; `revoked`; else how its call failed. Cancel safe.
     pub async fn closed(&self) -> ErrorCode {
-        self.end.0.closed().await
+        self.end.pipe.closed().await
     }
 }
 
@@ -235,10 +249,6 @@ impl<T> fmt::Debug for Channel<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel").field("id", &self.index).field("closed", &self.is_closed()).finish()
     }
-}
-
-fn written<T: IpcResponse>(item: T) -> Result<Message, SendError> {
-    item.into_response().and_then(Response::into_message).map_err(SendError::Item)
 }
 
 impl<'de, R: Runtime, T> CommandArg<'de, R> for Channel<T> {

@@ -73,9 +73,9 @@ pub(crate) struct LaneCounts {
 
 impl LaneCounters {
     /// Notes a part that goes in memory of the pool.
-    pub(crate) fn note_pooled(&self, bytes: usize) {
+    pub(crate) fn note_pooled(&self, bytes: u64) {
         self.pooled.fetch_add(1, Ordering::Relaxed);
-        self.pooled_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.pooled_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Notes a part that goes in the frames, as there was no memory for it or it could not be sent.
@@ -174,7 +174,12 @@ impl CallLanes {
         if response.file.is_some() && (!self.allowed.file || self.peer.lanes.file_from.is_none()) {
             response.read_file()?;
         }
-        let message = &mut response.message;
+        self.move_parts(&mut response.message);
+        Ok(())
+    }
+
+    /// Copies the large parts of a message to where the caller reads them.
+    pub(super) fn move_parts(&self, message: &mut Message) {
         message.body = match std::mem::take(&mut message.body) {
             Body::None => Body::None,
             Body::Raw(bytes) => Body::Raw(self.moved(bytes)),
@@ -183,7 +188,6 @@ impl CallLanes {
         for attachment in &mut message.attachments {
             *attachment = self.moved(std::mem::take(attachment));
         }
-        Ok(())
     }
 }
 

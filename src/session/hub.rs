@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use foldhash::HashMap;
 use invoked_proto::body::Message;
-use invoked_proto::connection::{Connection, Event, Settings, Transmit};
+use invoked_proto::connection::{Connection, Event, Placement, Settings, Transmit};
 use invoked_proto::error::MisuseError;
 use invoked_proto::metadata::Failure;
 use invoked_proto::registry::{Delivery, ErrorCode, Lane};
@@ -347,6 +347,7 @@ impl Hub {
                         if !placement.is_empty() {
                             self.answer_is_placed(peer, stream, lane);
                         }
+                        self.note_pooled(&placement);
                         connection.reply_placed(stream, headers, message, placement)
                     });
                 }
@@ -356,7 +357,13 @@ impl Hub {
                     });
                 }
                 Output::ServeChannel { peer, stream, channel, pipe } => {
-                    let serve = |connection: &mut Connection<_>| serve(connection, stream, channel, &pipe);
+                    let place = |connection: &mut Connection<_>, message: &Message| {
+                        self.place(peer, connection, message, None).unwrap_or_default()
+                    };
+                    let sent = |placement: &Placement<_>| self.note_pooled(placement);
+                    let serve = |connection: &mut Connection<_>| {
+                        serve(connection, stream, channel, &pipe, place, sent)
+                    };
                     if let Some(Served::Ended) = self.with_connection(peer, serve) {
                         self.broker.borrow_mut().handle_channel_end(peer, stream, channel);
                     }

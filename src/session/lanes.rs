@@ -54,14 +54,21 @@ impl Hub {
         let parts = std::iter::once(message.body.bytes()).chain(message.attachments.iter().map(|a| &a[..]));
         for (part, bytes) in parts.enumerate() {
             let Some(at) = lanes.find(bytes) else { continue };
-            let is_known = self.introduce(peer, connection, &lanes, at);
-            if is_known && put(&mut placement, connection, at, part, bytes.len()) {
-                lanes.counters().note_pooled(bytes.len());
+            if self.introduce(peer, connection, &lanes, at) {
+                let lease = Lease { segment: at.segment, generation: at.generation, offset: at.offset };
+                placement.in_segment(part, lease, bytes.len() as u64);
             } else {
                 lanes.counters().note_fallback();
             }
         }
         Ok(placement)
+    }
+
+    /// Counts what was sent in memory.
+    pub(super) fn note_pooled(&self, placement: &Placement<Attachment>) {
+        if !placement.is_empty() {
+            self.broker.borrow().note_pooled(placement.in_segments());
+        }
     }
 
     /// Sees to it that the peer knows a segment; false if it can't be told now.
@@ -93,20 +100,4 @@ impl Hub {
             self.runner.drop_elsewhere(lanes);
         }
     }
-}
-
-/// Puts a part where it lies; false if these very bytes are lent already, as part of another reply.
-fn put(
-    placement: &mut Placement<Attachment>,
-    connection: &Connection<Attachment>,
-    at: PlacedAt,
-    part: usize,
-    len: usize,
-) -> bool {
-    let lease = Lease { segment: at.segment, generation: at.generation, offset: at.offset };
-    if connection.is_lent(lease) || placement.has(lease) {
-        return false;
-    }
-    placement.in_segment(part, lease, len as u64);
-    true
 }

@@ -14,7 +14,7 @@ use invoked_proto::testing::{AnyRecord, frame};
 
 use crate::child::{Other, options, say};
 use crate::files::granting;
-use crate::harness::{Daemon, Start, stats};
+use crate::harness::{Daemon, Start, eventually, stats};
 use crate::peer::{End, MAX_FRAME, RawPeer, json_frame};
 use crate::watch::Watch;
 
@@ -108,6 +108,11 @@ fn capabilities_and_the_configuration_decide_who_gets_files() {
     assert!(!gets(with("").config("[quotas]\nunconfirmed_fds_per_uid = 0")), "no room");
 }
 
+/// Waits until no peer is written to any more: only those that have left give their memory back.
+fn await_no_memory(watch: &Watch) {
+    eventually("memory is given back", || stats(watch.operator())["segment_bytes"] == 0);
+}
+
 /// Holds what it was lent until it is killed.
 pub(crate) fn holder(address: &Address) {
     let client = Client::connect(options(address).files(true)).unwrap();
@@ -133,6 +138,7 @@ fn receivers_killed_while_they_hold_leases_leave_nothing() {
         assert!(stats(watch.operator())["segment_bytes"].as_u64().unwrap() > 60 << 20);
         holders.into_iter().for_each(Other::kill);
         watch.check(&mut daemon, &format!("round {round}"));
+        await_no_memory(&watch);
     }
     watch.finish(&mut daemon, "killed receivers");
 }
@@ -190,6 +196,7 @@ fn a_peer_that_gives_nothing_back_is_sent_what_it_may_hold_and_the_rest_inline()
     assert_eq!(reply.bytes().len(), 1 << 20);
     drop((peer, other));
     watch.check(&mut daemon, "gone");
+    await_no_memory(&watch);
     let reply = watch.operator().call("bench.bytes").arg("len", 1 << 20).send().unwrap();
     assert_eq!((reply.bytes().len(), &stats(watch.operator())["pooled"]), (1 << 20, &65.into()));
 }
@@ -211,6 +218,7 @@ fn what_was_not_lent_can_not_be_given_back() {
         peer.send(&bytes);
         assert_eq!(peer.end(), End::GoAway(Some(ErrorCode::Protocol)), "{case}");
         watch.check(&mut daemon, case);
+        await_no_memory(&watch);
     }
     let mut honest = sharing(&daemon);
     assert_eq!(a_mebibyte(&mut honest, 1), 0);

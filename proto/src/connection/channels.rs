@@ -7,12 +7,13 @@
 use foldhash::{HashMap, HashMapExt};
 
 use super::flow::{Window, surcharge};
-use super::send::{ChannelKey, Offered, Pressing};
-use super::{Connection, Event, State};
-use crate::body::Message;
+use super::lanes::put_back;
+use super::send::{ChannelKey, Offered, Offering, Pressing};
+use super::{Connection, Event, Placement, State};
+use crate::body::{Message, held_len};
 use crate::decoder::Frame;
 use crate::error::{MisuseError, PeerError};
-use crate::metadata::{ChannelDeclaration, Credit, End, Item, Place};
+use crate::metadata::{ChannelDeclaration, Credit, End, Item};
 use crate::registry::{Direction, ErrorCode, FrameKind, features, flags, limits};
 use crate::text::Text;
 
@@ -135,7 +136,24 @@ impl<A> Connection<A> {
     /// [`MisuseError::NotAChannel`] if the stream has no such channel, or it goes the other way; `MessageTooLarge` and
     /// `Record` if the item can not be sent. The channel stays open.
     pub fn send_item(&mut self, stream: u64, channel: u32, message: Message) -> Result<Sent, MisuseError> {
-        self.send_item_as(stream, channel, message, Pressing::Queues)
+        self.send_item_as(stream, channel, message, Pressing::Queues, &Placement::default())
+    }
+
+    /// Sends an item on a channel, with some of its parts in segments: of a channel that may leave items out if `lagged` is
+    /// given, as [`send_lossy_item`](Self::send_lossy_item) does, else as [`send_item`](Self::send_item).
+    ///
+    /// # Errors
+    /// As these; [`MisuseError::NoLane`] and [`MisuseError::NotPlaced`] for parts that can't go where they were put.
+    pub fn send_item_placed(
+        &mut self,
+        stream: u64,
+        channel: u32,
+        lagged: Option<u64>,
+        message: Message,
+        placement: &Placement<A>,
+    ) -> Result<Sent, MisuseError> {
+        let pressing = lagged.map_or(Pressing::Queues, |lagged| Pressing::Covered { lagged });
+        self.send_item_as(stream, channel, message, pressing, placement)
     }
 
     /// Sends an item on a channel that may leave items out: `lagged` were left out since the last that was queued.
@@ -152,15 +170,16 @@ impl<A> Connection<A> {
         lagged: u64,
         message: Message,
     ) -> Result<Sent, MisuseError> {
-        self.send_item_as(stream, channel, message, Pressing::Covered { lagged })
+        self.send_item_as(stream, channel, message, Pressing::Covered { lagged }, &Placement::default())
     }
 
     fn send_item_as(
         &mut self,
         stream: u64,
         channel: u32,
-        message: Message,
+        mut message: Message,
         pressing: Pressing,
+        placement: &Placement<A>,
     ) -> Result<Sent, MisuseError> {
         self.check_message(&message)?;
         let key = (stream, channel);
@@ -171,9 +190,13 @@ impl<A> Connection<A> {
             None if has_ended => return Ok(Sent::Ended),
             None | Some(Half::Receiving(_)) => return Err(MisuseError::NotAChannel { stream, channel }),
         }
-        Ok(match self.send.offer(key, message, pressing)? {
+        let (parts, lent) = self.place(&mut message, placement)?;
+        Ok(match self.send.offer(key, Offering { message, parts, lent }, pressing)? {
             Offered::Taken => Sent::Queued,
-            Offered::Later(message) => Sent::NeedsCredit(message),
+            Offered::Later(Offering { mut message, parts, lent }) => {
+                put_back(&mut message, &parts, lent);
+                Sent::NeedsCredit(message)
+            }
             Offered::Ended => Sent::Ended,
         })
     }
@@ -448,14 +471,10 @@ impl<A> Connection<A> {
         let continues = frame.header.has(flags::CONT);
         let item: Option<Item> = if continues { None } else { Some(self.record(FrameKind::Data, &frame)?) };
         if self.is_late(key)? {
-            return Ok(());
+            return self.drop_item(item.as_ref(), &frame);
         }
         let total = match &item {
-            // The credit of items counts bytes in frames.
-            Some(item) if item.parts.iter().any(|part| part.place != Place::Inline) => {
-                return Err(PeerError::Feature);
-            }
-            Some(item) => self.check_parts(&item.parts, &frame)?,
+            Some(item) => self.check_item(item, &frame)?,
             None => 0,
         };
         let max = self.settings.max_message;
@@ -466,10 +485,14 @@ impl<A> Connection<A> {
         let surcharge = if continues { 0 } else { surcharge(total) };
         receiving.advance(payload, total, continues, frame.header.has(flags::MORE))?;
         receiving.window.take(payload, surcharge)?;
-        if total > max && !receiving.unwanted {
-            return self.refuse_item(key, total, max);
+        let held = item.as_ref().map_or(Some(total), |item| held_len(&item.parts));
+        let held = held.ok_or(PeerError::MessageLength)?;
+        if held > max && !receiving.unwanted {
+            self.release_item(item.as_ref());
+            return self.refuse_item(key, held, max);
         }
         if receiving.unwanted {
+            self.release_item(item.as_ref());
             return Ok(());
         }
         let more = super::calls::more(receiving.remaining);

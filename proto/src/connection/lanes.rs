@@ -11,7 +11,7 @@ use super::{Connection, Event, Role};
 use crate::body::{Body, Message};
 use crate::decoder::Frame;
 use crate::error::{MisuseError, PeerError};
-use crate::metadata::{Lease, Part, Place, Release, Segment};
+use crate::metadata::{Item, Lease, Part, Place, Release, Segment};
 use crate::registry::{Codec, FrameKind, Lane, features, limits};
 
 /// Leases that are given back in one frame.
@@ -57,11 +57,10 @@ impl<A> Placement<A> {
         self.parts.push(Placed { part: 0, len, place: Place::File { fd, offset } });
     }
 
-    /// Whether a part was put there.
-    #[must_use]
-    pub fn has(&self, at: Lease) -> bool {
-        let Lease { segment, generation, offset } = at;
-        self.parts.iter().any(|placed| placed.place == Place::Pool { segment, generation, offset })
+    /// How many bytes each part has that was put into a segment.
+    pub fn in_segments(&self) -> impl Iterator<Item = u64> {
+        let is_pooled = |placed: &&Placed| matches!(placed.place, Place::Pool { .. });
+        self.parts.iter().filter(is_pooled).map(|placed| placed.len)
     }
 
     pub(super) fn into_fds(self) -> Vec<A> {
@@ -76,15 +75,15 @@ impl<A> Placement<A> {
 }
 
 /// What goes out with a message and is not in its frames.
-type Lent = Vec<(Lease, Bytes)>;
+pub(super) type Lent = Vec<(Lease, Bytes)>;
 
 /// What one connection has outside of its frames.
 #[derive(Debug)]
 pub(super) struct Lanes {
     /// Segments that we introduced: generation and size.
     ours: HashMap<u32, (u32, u64)>,
-    /// What the peer may read until it says that it is done.
-    lent: HashMap<(u32, u32, u64), Bytes>,
+    /// What the peer may read until it says that it is done, as often as it was given.
+    lent: HashMap<(u32, u32, u64), (Bytes, usize)>,
     /// File descriptors that we sent and that the peer has not confirmed.
     unconfirmed: usize,
     /// Segments of the peer's.
@@ -175,16 +174,10 @@ impl<A> Connection<A> {
         self.lanes.unconfirmed
     }
 
-    /// Whether these bytes of a segment of ours are lent to the peer.
-    #[must_use]
-    pub fn is_lent(&self, at: Lease) -> bool {
-        self.lanes.lent.contains_key(&key(at))
-    }
-
     /// Parts that the peer may read now.
     #[must_use]
     pub fn lent(&self) -> usize {
-        self.lanes.lent.len()
+        self.lanes.lent.values().map(|(_, times)| times).sum()
     }
 
     /// Gives bytes of the peer's segments back, which it may use for something else from then on. It is told with the next
@@ -227,9 +220,6 @@ impl<A> Connection<A> {
             if let Place::Pool { segment, generation, offset } = placed.place {
                 let at = Lease { segment, generation, offset };
                 self.check_ours(at, placed.len)?;
-                if self.is_lent(at) || lent.iter().any(|(other, _)| *other == at) {
-                    return Err(MisuseError::NotPlaced);
-                }
                 lent.push((at, bytes));
             }
             *part = Part { codec: part.codec, len: placed.len, place: placed.place };
@@ -239,8 +229,16 @@ impl<A> Connection<A> {
 
     /// Notes what went out with a message.
     pub(super) fn lend(&mut self, lent: Lent, fds: usize) {
-        self.lanes.lent.extend(lent.into_iter().map(|(at, bytes)| (key(at), bytes)));
+        for (at, bytes) in lent {
+            self.lanes.lent.entry(key(at)).or_insert((bytes, 0)).1 += 1;
+        }
         self.lanes.unconfirmed += fds;
+    }
+
+    /// Lends what items that have begun are made of.
+    pub(super) fn lend_items(&mut self) {
+        let lent = self.send.take_lent();
+        self.lend(lent, 0);
     }
 
     fn check_ours(&self, at: Lease, len: u64) -> Result<(), MisuseError> {
@@ -289,6 +287,30 @@ impl<A> Connection<A> {
         }
     }
 
+    /// Checks the parts of an item. None is an open file: what it would cost its receiver can't be counted.
+    pub(super) fn check_item(&self, item: &Item, frame: &Frame<A>) -> Result<u64, PeerError> {
+        if item.parts.iter().any(|part| matches!(part.place, Place::File { .. })) {
+            return Err(PeerError::Feature);
+        }
+        self.check_parts(&item.parts, frame)
+    }
+
+    /// Gives back what an item leases that nobody wants.
+    pub(super) fn release_item(&mut self, item: Option<&Item>) {
+        if let Some(item) = item {
+            self.release_parts(&item.parts);
+        }
+    }
+
+    /// Drops an item that comes too late.
+    pub(super) fn drop_item(&mut self, item: Option<&Item>, frame: &Frame<A>) -> Result<(), PeerError> {
+        if let Some(item) = item.filter(|_| self.has_lane(Lane::Pool)) {
+            self.check_item(item, frame)?;
+            self.release_parts(&item.parts);
+        }
+        Ok(())
+    }
+
     pub(super) fn handle_segment(&mut self, frame: Frame<A>) -> Result<(), PeerError> {
         let segment: Segment = self.record(FrameKind::Segment, &frame)?;
         if self.role != Role::Client || !self.has_lane(Lane::Pool) {
@@ -318,7 +340,11 @@ impl<A> Connection<A> {
         let fds = usize::try_from(release.fds).unwrap_or(usize::MAX);
         self.lanes.unconfirmed = self.lanes.unconfirmed.checked_sub(fds).ok_or(PeerError::NotLent)?;
         for at in release.leases {
-            self.lanes.lent.remove(&key(at)).ok_or(PeerError::NotLent)?;
+            let (_, times) = self.lanes.lent.get_mut(&key(at)).ok_or(PeerError::NotLent)?;
+            *times -= 1;
+            if *times == 0 {
+                self.lanes.lent.remove(&key(at));
+            }
         }
         Ok(())
     }
@@ -347,6 +373,26 @@ fn key(at: Lease) -> (u32, u32, u64) {
 fn lies_in(segments: &HashMap<u32, (u32, u64)>, at: Lease, len: u64) -> bool {
     let Some((generation, size)) = segments.get(&at.segment) else { return false };
     *generation == at.generation && at.offset.checked_add(len).is_some_and(|end| end <= *size)
+}
+
+/// Puts the bytes of parts back that [`Connection::place`] took out.
+pub(super) fn put_back(message: &mut Message, parts: &[Part], lent: Lent) {
+    let mut lent = lent.into_iter();
+    for (index, part) in parts.iter().enumerate() {
+        let Place::Pool { .. } = part.place else { continue };
+        let Some((_, bytes)) = lent.next() else { break };
+        match index.checked_sub(1) {
+            None => {
+                message.body = match part.codec {
+                    Codec::Json => Body::Json(bytes),
+                    _ => Body::Raw(bytes),
+                }
+            }
+            Some(index) => {
+                message.attachments.get_mut(index).into_iter().for_each(|slot| *slot = bytes.clone())
+            }
+        }
+    }
 }
 
 /// Takes the bytes of a part out; an empty one of the same codec stays.

@@ -243,6 +243,7 @@ impl<A> Connection<A> {
         let hold = self.holds_messages();
         self.send.fill(transmit, self.remote.max_frame, hold);
         self.settle_begun();
+        self.lend_items();
         self.settle_channels();
         !transmit.is_empty()
     }

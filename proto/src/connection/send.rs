@@ -16,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 use foldhash::{HashMap, HashMapExt};
 
 use super::flow::Credit;
+use super::lanes::Lent;
 use super::{Transmit, Unsent};
 use crate::body::Message;
 use crate::coding::{self, Record};
@@ -24,7 +25,7 @@ use crate::header::Header;
 use crate::preface::narrow;
 use crate::registry::{FrameKind, HEADER_LEN, flags, limits};
 use outgoing::Outgoing;
-pub(super) use outgoing::{ChannelKey, Offered, Pressing};
+pub(super) use outgoing::{ChannelKey, Offered, Offering, Pressing};
 use pieces::Pieces;
 
 /// A first payload up to this size is copied behind its header. What waits unsent then keeps no buffer alive that it was
@@ -40,6 +41,10 @@ pub(super) struct SendQueue<A> {
     arena: BytesMut,
     control: VecDeque<Bytes>,
     heads: VecDeque<Head<A>>,
+    /// Segments to be introduced: before any message, as each may have parts in one.
+    introductions: VecDeque<Head<A>>,
+    /// What items that have begun are made of, and that is not in their frames.
+    lent: Lent,
     /// Whose turn it is: messages that have begun, channels that have something to send.
     turns: VecDeque<Turn>,
     outgoing: HashMap<ChannelKey, Outgoing>,
@@ -110,6 +115,8 @@ impl<A> SendQueue<A> {
             arena: BytesMut::new(),
             control: VecDeque::new(),
             heads: VecDeque::new(),
+            introductions: VecDeque::new(),
+            lent: Vec::new(),
             turns: VecDeque::new(),
             outgoing: HashMap::new(),
             waiting: Vec::new(),
@@ -168,7 +175,11 @@ impl<A> SendQueue<A> {
 
     /// True if [`fill`](Self::fill) would give something.
     pub(super) fn can_fill(&self, hold: bool) -> bool {
-        let data = || !self.heads.is_empty() || self.turns.iter().any(|turn| self.can_go(turn));
+        let data = || {
+            !self.heads.is_empty()
+                || !self.introductions.is_empty()
+                || self.turns.iter().any(|turn| self.can_go(turn))
+        };
         !self.control.is_empty() || !hold && data()
     }
 
@@ -242,7 +253,11 @@ impl<A> SendQueue<A> {
         self.payload += payload_len + bytes.len();
         self.unsent.terminals += usize::from(terminal);
         let rest = (bytes.len() > 0).then_some(Rest { stream: opening.stream, terminal, bytes });
-        self.heads.push_back(Head {
+        let queue = match opening.kind {
+            FrameKind::Segment => &mut self.introductions,
+            _ => &mut self.heads,
+        };
+        queue.push_back(Head {
             stream: opening.stream,
             kind: opening.kind,
             frame: self.arena.split(),
@@ -263,6 +278,13 @@ impl<A> SendQueue<A> {
                 transmit.push(frame);
             } else if hold {
                 return;
+            } else if !self.introductions.is_empty() {
+                if !transmit.is_empty() {
+                    // File descriptors ride the first byte of a write.
+                    return;
+                }
+                let head = self.introductions.pop_front();
+                self.fill_head(head, transmit);
             } else if self.overtaken >= limits::FRAGMENT && !self.turns.is_empty() {
                 // First frames without end must not starve a message that is on its way.
                 self.overtaken = 0;
@@ -272,15 +294,16 @@ impl<A> SendQueue<A> {
                     // File descriptors ride the first byte of a write.
                     return;
                 }
-                self.fill_head(transmit);
+                let head = self.heads.pop_front();
+                self.fill_head(head, transmit);
             } else if !self.fill_turn(transmit, max_frame) {
                 return;
             }
         }
     }
 
-    fn fill_head(&mut self, transmit: &mut Transmit<A>) {
-        let Some(mut head) = self.heads.pop_front() else { return };
+    fn fill_head(&mut self, head: Option<Head<A>>, transmit: &mut Transmit<A>) {
+        let Some(mut head) = head else { return };
         if head.payload_len > self.room() {
             head.cut(self.room());
         }
@@ -386,6 +409,11 @@ impl<A> SendQueue<A> {
         self.closed.drain(..)
     }
 
+    /// What items that have begun since the last call are made of.
+    pub(super) fn take_lent(&mut self) -> Lent {
+        std::mem::take(&mut self.lent)
+    }
+
     /// Calls whose first frame went out, since the last call.
     pub(super) fn drain_begun(&mut self) -> impl Iterator<Item = u64> {
         self.begun.drain(..)
@@ -399,6 +427,8 @@ impl<A> SendQueue<A> {
     /// Drops messages, and keeps the few small frames that wait behind none.
     pub(super) fn clear_messages(&mut self) {
         self.heads.clear();
+        self.introductions.clear();
+        self.lent.clear();
         self.turns.clear();
         self.outgoing.clear();
         self.waiting.clear();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
-use invoked_proto::connection::{Connection, Event, More, Request, Role, Settings};
+use invoked_proto::connection::{Connection, Event, More, Placement, Request, Role, Settings};
 use invoked_proto::metadata::{ChannelDeclaration, Hello, Welcome};
 use invoked_proto::registry::{Delivery, Direction, ErrorCode, LIMITS, Overflow, features};
 use invoked_proto::testing::{Token, output};
@@ -525,7 +525,9 @@ impl Bus {
                 Output::Run(run) => self.running.push_back(run),
                 Output::CancelHandler(call) => self.cancelled.push(call),
                 Output::ServeChannel { peer, stream, channel, pipe } => {
-                    let served = self.daemon(peer, |c| serve(c, stream, channel, &pipe));
+                    let served = self.daemon(peer, |c| {
+                        serve(c, stream, channel, &pipe, |_, _| Placement::default(), |_| {})
+                    });
                     if let Some(Served::Ended) = served {
                         self.broker.handle_channel_end(peer, stream, channel);
                     }

@@ -141,9 +141,12 @@ impl<A, W> Core<A, W> {
         credit: u64,
         capacity: usize,
     ) -> Result<(), PeerError> {
-        let Some(inbox) = self.inboxes.get_mut(&key) else { return Ok(()) };
+        let Some(inbox) = self.inboxes.get_mut(&key) else {
+            self.connection.release_parts(&item.parts);
+            return Ok(());
+        };
         let lagged = item.lagged();
-        let assembly = Assembly::begin(item.parts, payload)?;
+        let assembly = Assembly::begin_with(item.parts, payload, |part| self.segments.find(part))?;
         inbox.growing = Some((assembly, credit, lagged));
         self.settle_item(key, more, capacity)
     }

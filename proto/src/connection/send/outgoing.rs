@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::super::flow::{Credit, surcharge};
+use super::super::lanes::Lent;
 use super::{FRAGMENT, Pieces, SendQueue, Turn};
 use crate::body::Message;
 use crate::coding::{self, Record};
 use crate::connection::Transmit;
 use crate::error::{MisuseError, RecordError};
 use crate::header::Header;
-use crate::metadata::{End, Extensions, Item};
+use crate::metadata::{End, Extensions, Item, Part};
 use crate::registry::{Codec, FrameKind, HEADER_LEN, flags, limits};
 
 /// A stream and the index of a channel in it.
@@ -23,13 +24,24 @@ const QUEUE_MAX: u64 = limits::FRAGMENT as u64;
 /// The same while much waits for the peer already: enough for a turn among what is larger.
 const BEHIND_MAX: u64 = 4096;
 
+/// An item to be sent.
+#[derive(Debug)]
+pub(in crate::connection) struct Offering {
+    /// What goes in the frames.
+    pub(in crate::connection) message: Message,
+    /// All parts.
+    pub(in crate::connection) parts: Vec<Part>,
+    /// What goes otherwise.
+    pub(in crate::connection) lent: Lent,
+}
+
 /// What became of an item that was offered.
 #[derive(Debug)]
 pub(in crate::connection) enum Offered {
     /// It will be sent.
     Taken,
     /// Credit is lacking, or enough waits already. The channel is noted and told of.
-    Later(Message),
+    Later(Offering),
     /// The channel has ended.
     Ended,
 }
@@ -71,6 +83,8 @@ struct Waiting {
     item: Item,
     codec: Codec,
     bytes: Pieces,
+    /// Lent with its first frame.
+    lent: Lent,
     /// To be taken with its first frame.
     surcharge: u64,
     begun: bool,
@@ -134,8 +148,9 @@ impl Outgoing {
         self.in_turns = false;
     }
 
-    fn push(&mut self, message: Message, pressing: Pressing) -> Result<(), MisuseError> {
-        let mut item = Item { parts: message.parts(), extensions: Extensions::none() };
+    fn push(&mut self, offering: Offering, pressing: Pressing) -> Result<(), MisuseError> {
+        let Offering { message, parts, lent } = offering;
+        let mut item = Item { parts, extensions: Extensions::none() };
         if let Pressing::Covered { lagged } = pressing {
             item.extensions.set_lagged(lagged);
         }
@@ -148,7 +163,7 @@ impl Outgoing {
         let surcharge = surcharge(bytes.len() as u64);
         self.bytes += bytes.len();
         self.cost += bytes.len() as u64 + surcharge;
-        self.items.push_back(Waiting { item, codec, bytes, surcharge, begun: false });
+        self.items.push_back(Waiting { item, codec, bytes, lent, surcharge, begun: false });
         Ok(())
     }
 
@@ -167,6 +182,7 @@ impl Outgoing {
         transmit: &mut Transmit<A>,
         max_frame: u32,
         room: usize,
+        lent: &mut Lent,
     ) -> Option<usize> {
         let room = room.min(usize::try_from(self.credit.room()).unwrap_or(usize::MAX)).min(FRAGMENT as usize);
         let waiting = self.items.front_mut()?;
@@ -193,6 +209,7 @@ impl Outgoing {
             }
         });
         payload.into_iter().for_each(|piece| transmit.push(piece));
+        lent.append(&mut waiting.lent);
         waiting.begun = true;
         if waiting.bytes.len() == 0 {
             self.items.pop_front();
@@ -222,21 +239,21 @@ impl<A> SendQueue<A> {
     pub(in crate::connection) fn offer(
         &mut self,
         key: ChannelKey,
-        message: Message,
+        offering: Offering,
         pressing: Pressing,
     ) -> Result<Offered, MisuseError> {
         let most = self.queue_max(limits::UNSENT_BYTES_PAUSE);
         let Some(out) = self.outgoing.get_mut(&key).filter(|out| out.end.is_none()) else {
             return Ok(Offered::Ended);
         };
-        if !out.takes_item(message.len(), pressing, most) {
+        let len = offering.message.len();
+        if !out.takes_item(len, pressing, most) {
             if out.wanted.replace(pressing).is_none() {
                 self.waiting.push(key);
             }
-            return Ok(Offered::Later(message));
+            return Ok(Offered::Later(offering));
         }
-        let len = message.len();
-        out.push(message, pressing)?;
+        out.push(offering, pressing)?;
         self.unsent.bytes += len;
         self.payload += len;
         self.changed(key);
@@ -328,7 +345,7 @@ impl<A> SendQueue<A> {
         while transmit.len() - start < limits::FRAGMENT && !transmit.is_full() {
             let room = self.room();
             let Some(out) = self.outgoing.get_mut(&key).filter(|out| out.can_go(room)) else { break };
-            if let Some(payload) = out.write(key, transmit, max_frame, room) {
+            if let Some(payload) = out.write(key, transmit, max_frame, room, &mut self.lent) {
                 self.unsent.bytes -= payload;
                 self.spend(payload);
             } else {
