@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 
 use bytes::BytesMut;
 use invoked_client::blocking::Client;
@@ -237,4 +238,20 @@ fn a_peer_without_the_feature_gets_the_same_bytes_inline() {
     let options: Options = daemon.place().options().shared_memory(false);
     let reply = Client::connect(options).unwrap().call("bench.bytes").arg("len", 1 << 20).send().unwrap();
     assert!(reply.bytes().len() == 1 << 20 && reply.bytes().iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn descriptors_that_the_kernel_lets_on_their_way_later_are_sent_then() {
+    let mut crowded = Command::new("strace");
+    // The first writes with descriptors; others are a `send`, or come later.
+    crowded.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=sendmsg"]);
+    crowded.args(["-e", "inject=sendmsg:error=ETOOMANYREFS:when=1..5"]);
+    let mut daemon = Start::dev().through(crowded).run();
+    let client = daemon.client();
+    let reply = client.call("bench.bytes").arg("len", 1 << 20).send().unwrap();
+    assert_eq!(reply.bytes().len(), 1 << 20);
+    client.ping().unwrap();
+    let stats = stats(&client);
+    assert_eq!((stats["pooled"].as_u64(), stats["pool_fallbacks"].as_u64()), (Some(1), Some(0)));
+    assert!(daemon.is_running());
 }
