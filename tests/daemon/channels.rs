@@ -9,7 +9,7 @@ use invoked_proto::metadata::{Call, ChannelDeclaration, Credit, Part};
 use invoked_proto::registry::{Codec, Direction, FrameKind, limits};
 use invoked_proto::testing::{AnyRecord, frame};
 
-use crate::harness::{Start, eventually, stats};
+use crate::harness::{Daemon, Start, eventually, stats};
 use crate::peer::{End, RawPeer, json_frame};
 use crate::watch::Watch;
 
@@ -172,10 +172,34 @@ const SLOWER: u32 = 5;
 /// Below this the machine decides and not the daemon: a time slice of something else.
 const SLICE: Duration = Duration::from_millis(2);
 
+/// Attempts at the pings' times, which anything else on the machine disturbs; what is counted holds in each.
+const ATTEMPTS: usize = 3;
+
 #[test]
 fn a_receiver_that_pauses_and_then_reads_slowly_gets_every_byte_and_holds_up_nobody() {
     let mut daemon = Start::dev().run();
     let watch = Watch::start(&daemon);
+    let mut disturbed = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let pings = beside_a_slow_receiver(&daemon, &watch);
+        if pings.paused.max(pings.reading) < pings.idle.max(SLICE) * SLOWER {
+            return watch.finish(&mut daemon, "a receiver that pauses");
+        }
+        disturbed.push(pings);
+    }
+    panic!("pings beside a slow receiver take longer, each time: {disturbed:?}");
+}
+
+/// The p99 of another peer's pings.
+#[derive(Debug)]
+struct Pings {
+    idle: Duration,
+    paused: Duration,
+    reading: Duration,
+}
+
+/// Has 64 MiB sent to a receiver that takes none for a while and then 16 MiB/s, and checks what arrives and what is held.
+fn beside_a_slow_receiver(daemon: &Daemon, watch: &Watch) -> Pings {
     let other = invoked_client::blocking::Client::connect(daemon.place().options()).unwrap();
     let client = invoked_client::blocking::Client::connect(daemon.place().options()).unwrap();
     let begun = Instant::now();
@@ -186,10 +210,10 @@ fn a_receiver_that_pauses_and_then_reads_slowly_gets_every_byte_and_holds_up_nob
     let call = call.start().unwrap();
     assert_eq!(items.next().unwrap().unwrap().bytes().len(), 65_536);
     eventually("the sender waits", || stats(watch.operator())["item_bytes"].as_u64() > Some(0));
-    let paused = Instant::now();
-    let while_paused = p99(&other, || paused.elapsed() > pause());
+    let since = Instant::now();
+    let paused = p99(&other, || since.elapsed() > pause());
     let most = std::cell::Cell::new(daemon.resident());
-    let (rest, while_reading) = std::thread::scope(|scope| {
+    let (rest, reading) = std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             items
                 .map(|item| {
@@ -198,11 +222,11 @@ fn a_receiver_that_pauses_and_then_reads_slowly_gets_every_byte_and_holds_up_nob
                 })
                 .sum::<usize>()
         });
-        let while_reading = p99(&other, || {
+        let reading = p99(&other, || {
             most.set(most.get().max(daemon.resident()));
             reader.is_finished()
         });
-        (reader.join().unwrap(), while_reading)
+        (reader.join().unwrap(), reading)
     });
     assert_eq!(rest, 1023 * 65_536);
     assert_eq!(call.wait().unwrap().json::<u64>().unwrap(), 1024);
@@ -212,15 +236,7 @@ fn a_receiver_that_pauses_and_then_reads_slowly_gets_every_byte_and_holds_up_nob
         most < before + 8 * 1024,
         "{most} KiB while its receiver pauses or reads, and {before} KiB before"
     );
-    let bound = idle.max(SLICE) * SLOWER;
-    let waited = while_paused.max(while_reading);
-    assert!(
-        waited < bound,
-        "p99 {while_paused:?} while it paused, {while_reading:?} while it read, {idle:?} idle"
-    );
-    drop(client);
-    drop(other);
-    watch.finish(&mut daemon, "a receiver that pauses");
+    Pings { idle, paused, reading }
 }
 
 #[test]
