@@ -2,20 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use invoked_benches::{Options, run};
-
 fn main() -> ExitCode {
-    let options = Options::parse();
-    if !options.bench {
-        println!("latency measures under cargo bench only");
-        return ExitCode::SUCCESS;
-    }
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("latency: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    invoked_benches::main("latency", invoked_benches::latency)
 }

@@ -1,7 +1,7 @@
 //! A daemon of the bench's own, in a temporary directory.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use invoked_client::blocking::Client;
 use invoked_client::{Address, Options};
 use tempfile::TempDir;
 
-use crate::run::Failure;
+use crate::failure::Failure;
 
 /// How long a daemon may take to listen.
 const START: Duration = Duration::from_secs(15);
@@ -25,13 +25,21 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts `program`, which inherits the processors of the calling thread. It reads no file of the user's.
     pub(crate) fn start(program: &Path) -> Result<Self, Failure> {
+        Self::start_with(program, "")
+    }
+
+    /// The same, with this as its configuration.
+    pub(crate) fn start_with(program: &Path, config: &str) -> Result<Self, Failure> {
         let directory = tempfile::tempdir().map_err(Failure::io("can't make a temporary directory"))?;
         let path = directory.path();
         let address = Address::unix(path.join("run/invoked.sock"))?;
         let log = File::create(path.join("log")).map_err(Failure::io("can't make the daemon's log"))?;
-        for name in ["shared", "config"] {
-            std::fs::create_dir(path.join(name)).map_err(Failure::io("can't make a temporary directory"))?;
+        for name in ["shared", "config/invoked"] {
+            std::fs::create_dir_all(path.join(name))
+                .map_err(Failure::io("can't make a temporary directory"))?;
         }
+        let written = std::fs::write(path.join("config/invoked/invoked.toml"), config);
+        written.map_err(Failure::io("can't write the daemon's configuration"))?;
         let mut command = Command::new(program);
         command.args(["--user", "--dev", "--log", "warn", "--address", &address.to_string()]);
         for variable in ["INVOKED_ADDRESS", "INVOKED_CONFIG", "INVOKED_LOG", "NOTIFY_SOCKET", "LISTEN_FDS"] {
@@ -43,12 +51,26 @@ impl Daemon {
         Ok(Daemon { child, address, directory })
     }
 
+    /// How to connect to it.
+    pub(crate) fn options(&self) -> Options {
+        Options::new().address(self.address.clone()).name("bench", "")
+    }
+
+    /// The directory whose files it gives.
+    pub(crate) fn shared(&self) -> PathBuf {
+        self.directory.path().join("shared")
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Connects as soon as it listens.
     pub(crate) fn connect(&mut self) -> Result<Client, Failure> {
         let begin = Instant::now();
         loop {
-            let options = Options::new().address(self.address.clone()).name("latency", "");
-            let error = match Client::connect(options) {
+            let error = match Client::connect(self.options()) {
                 Ok(client) => return Ok(client),
                 Err(error) => error,
             };

@@ -1,14 +1,33 @@
-//! The bench `latency`: round trips of a call between two processes, beside bare sockets in the same run.
+//! The benches of calls between two processes, beside bare sockets in the same run: `latency`, `throughput`, `channels`;
+//! of idle connections, `memory`; and of all of them, `report`.
 //!
 //! It owns what is measured together, the daemon that answers, and the printing. How times are taken and summed up is
-//! the business of `invoked::ctl::bench`, which `invokectl bench latency` uses as well; README.md says what is timed.
+//! the business of `invoked::ctl::bench`, which `invokectl bench` uses as well; README.md says what is timed.
 
+mod channels;
+mod chart;
 mod daemon;
 mod echo;
+mod failure;
+mod folder;
+mod lanes;
+mod latency;
+mod memory;
 mod options;
+mod placements;
+mod plots;
 mod programs;
-mod report;
-mod run;
+mod tables;
+mod target;
+mod throughput;
 
-pub use options::Options;
-pub use run::{Failure, run};
+pub use channels::channels;
+pub use failure::Failure;
+pub use folder::report;
+pub use latency::latency;
+pub use memory::{MemoryRow, memory};
+pub use options::{
+    BenchOptions, ChannelsOptions, LatencyOptions, Measuring, MemoryOptions, ReportOptions, ThroughputOptions,
+};
+pub use placements::main;
+pub use throughput::throughput;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::run::Failure;
+use crate::failure::Failure;
 
 /// Where the programs are.
 #[derive(Debug)]

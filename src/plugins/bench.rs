@@ -1,5 +1,8 @@
 //! `bench`: commands to measure with. Under `--dev` only, unless a host adds it.
 
+use std::hint::black_box;
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use invoked_proto::body::Body;
 use invoked_proto::registry::{ErrorCode, limits};
@@ -11,15 +14,24 @@ use crate::ipc::{
 };
 use crate::plugin::{self, Plugin};
 
+/// `fill` writes a byte in so many.
+const PAGE: usize = 4096;
+
+/// The most memory that stays for replies of zeros.
+const SHARED_ZEROS: usize = 16 << 20;
+
 /// The plugin.
 pub fn plugin() -> Plugin {
-    let bytes_len = Argument { key: "len", kind: "u32", optional: false };
+    let len = || Argument { key: "len", kind: "u32", optional: false };
     plugin::Builder::new("bench")
         .invoke_handler(vec![
             Command::inline("echo", echo)
                 .docs("Answers with the body and the attachments of the call.")
                 .takes_raw(),
-            Command::inline("bytes", bytes).docs("Answers with `len` raw bytes.").argument(bytes_len),
+            Command::inline("bytes", bytes).docs("Answers with `len` raw bytes.").argument(len()),
+            Command::inline("fill", fill)
+                .docs("Answers with `len` raw bytes, of which it writes one in 4096 where the caller reads them.")
+                .argument(len()),
             Command::blocking("count", count)
                 .docs("Sends `items` items of `size` raw bytes on the channel `to`, and answers with their number.")
                 .argument(Argument { key: "items", kind: "u64", optional: false })
@@ -32,7 +44,14 @@ pub fn plugin() -> Plugin {
                 .docs("Takes everything and answers with the number of bytes.")
                 .takes_raw(),
         ])
-        .default_permissions(&["allow-echo", "allow-bytes", "allow-collect", "allow-count", "allow-sink"])
+        .default_permissions(&[
+            "allow-echo",
+            "allow-bytes",
+            "allow-collect",
+            "allow-count",
+            "allow-fill",
+            "allow-sink",
+        ])
         .build()
 }
 
@@ -48,15 +67,39 @@ fn bytes(message: &InvokeMessage) -> Outcome {
     Ok(Response::from(Body::Raw(zeros("bytes", "len", message)?)))
 }
 
-/// So many zero bytes as the argument says.
+fn fill(message: &InvokeMessage) -> Outcome {
+    let mut reply = Response::alloc(length("fill", "len", message)?);
+    reply.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
+    Ok(reply.into())
+}
+
+/// So many zero bytes as the argument says. Up to [`SHARED_ZEROS`] all replies have them in common: with new memory for each,
+/// it would be the kernel's clearing of pages that is measured.
 fn zeros(command: &str, key: &str, message: &InvokeMessage) -> Result<Bytes, InvokeError> {
+    static LONGEST: Mutex<Bytes> = Mutex::new(Bytes::new());
+    let len = length(command, key, message)?;
+    if len > SHARED_ZEROS {
+        return Ok(vec![0; len].into());
+    }
+    let mut longest = LONGEST.lock().unwrap_or_else(PoisonError::into_inner);
+    if longest.len() < len {
+        let mut bytes = vec![0_u8; len];
+        // Memory that nobody has written is one page of zeros again and again, and quicker to read than any reply.
+        bytes.iter_mut().step_by(PAGE).for_each(|byte| *byte = black_box(0));
+        *longest = bytes.into();
+    }
+    Ok(longest.slice(..len))
+}
+
+/// A length that one message may have.
+fn length(command: &str, key: &str, message: &InvokeMessage) -> Result<usize, InvokeError> {
     let len = u32::from_command(CommandItem { name: command, key, message })?;
     let max = u32::try_from(limits::MAX_MESSAGE).unwrap_or(u32::MAX);
     if len > max {
         let text = format!("bench.{command}: {key} is at most {max}");
         return Err(Fault::refusal(ErrorCode::InvalidArgument, text).into());
     }
-    Ok(Bytes::from(vec![0_u8; usize::try_from(len).expect("a u32 fits where a daemon runs")]))
+    Ok(usize::try_from(len).expect("a u32 fits where a daemon runs"))
 }
 
 fn count(message: &InvokeMessage) -> Outcome {

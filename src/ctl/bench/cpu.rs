@@ -18,8 +18,11 @@ fn own() -> u64 {
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
-/// As `/proc/PID/task/*/schedstat` has it, to the nanosecond, where `stat` has hundredths of a second.
-fn of_process(pid: u32) -> Option<u64> {
+/// Processor time of the threads that live of a process, in nanoseconds; `None` where the kernel doesn't tell.
+///
+/// As `/proc/PID/task/*/schedstat` has it, where `stat` has hundredths of a second.
+#[must_use]
+pub fn of_process(pid: u32) -> Option<u64> {
     let mut sum = 0_u64;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
         // A thread may end while they are listed.

@@ -1,6 +1,7 @@
 //! A hosted command, called by the blocking client.
 
 use invoked_client::blocking::Client;
+use invoked_proto::registry::limits;
 
 use super::{BenchError, HOSTED, Subject};
 
@@ -21,6 +22,11 @@ impl Hosted {
 impl Subject for Hosted {
     fn system(&self) -> &'static str {
         HOSTED
+    }
+
+    /// By its size, as a daemon answers that is told nothing else.
+    fn mode(&self, size: u32) -> &'static str {
+        if u64::from(size) < limits::POOL_FROM as u64 { "inline" } else { "pool" }
     }
 
     fn round_trip(&mut self, size: u32) -> Result<(), BenchError> {

@@ -17,6 +17,7 @@ mod throughput;
 
 pub use self::bulk::{BatchedFloor, ItemsFloor, Writes};
 pub use self::channels::{AsyncItems, BlockingItems, ChannelRow};
+pub use self::cpu::of_process as processor_time;
 pub use self::floor::Floor;
 pub use self::hosted::Hosted;
 pub use self::placement::{Pin, Placement};
@@ -38,8 +39,9 @@ pub trait Subject {
     /// Its name in rows.
     fn system(&self) -> &'static str;
 
-    /// How the other end answers, in rows.
-    fn mode(&self) -> &'static str {
+    /// How the other end answers with so many bytes, in rows.
+    fn mode(&self, size: u32) -> &'static str {
+        let _ = size;
         "inline"
     }
 

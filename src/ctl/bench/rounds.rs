@@ -60,6 +60,9 @@ pub struct Row {
     pub pin: Pin,
     /// The median, over the rounds, of this p50 beside that of the first subject in the same round.
     pub ratio: f64,
+    /// All its times, in nanoseconds.
+    #[serde(skip)]
+    pub times: Histogram<u64>,
 }
 
 /// One subject at one size, while it is measured.
@@ -152,7 +155,7 @@ impl Cell {
         let at = |quantile| self.all.value_at_quantile(quantile);
         Row {
             system: subject.system(),
-            mode: subject.mode(),
+            mode: subject.mode(size),
             size,
             n: self.all.len(),
             p50_ns: at(0.5),
@@ -162,6 +165,7 @@ impl Cell {
             mean_ns: nanoseconds(self.all.mean()),
             pin,
             ratio: self.ratio(floor),
+            times: self.all.clone(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use invoked_client::{Client, Options};
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -53,6 +54,9 @@ pub struct ThroughputRow {
     pub pin: Pin,
     /// The median, over the rounds, of this rate beside that of the floor in the same round: more is better.
     pub ratio: f64,
+    /// The times that were taken, in nanoseconds.
+    #[serde(skip)]
+    pub times: Histogram<u64>,
 }
 
 impl From<&Rate> for ThroughputRow {
@@ -74,6 +78,7 @@ impl From<&Rate> for ThroughputRow {
             cpu_ns_per_call: rate.cpu_ns,
             pin: rate.pin,
             ratio: rate.ratio,
+            times: rate.times.clone(),
         }
     }
 }
