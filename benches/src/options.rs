@@ -56,7 +56,7 @@ pub struct ThroughputOptions {
     #[allow(missing_docs)]
     pub measuring: Measuring,
 
-    /// Fail unless 64 calls of 64 B in flight, both on one processor, have at least so many times the rate of one
+    /// Fail unless 64 calls of 64 B in flight, free, have at least so many times the rate of one
     #[arg(long, value_name = "RATIO")]
     pub at_least: Option<f64>,
 }
