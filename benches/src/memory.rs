@@ -40,7 +40,7 @@ pub struct MemoryRow {
     pub with_bytes: u64,
     /// The difference, for each.
     pub bytes_per_connection: u64,
-    /// Processor time of the daemon in [`IDLE`], in nanoseconds; `None` if the kernel doesn't tell.
+    /// Processor time of the daemon in two seconds of idling, in nanoseconds; `None` if the kernel doesn't tell.
     pub idle_cpu_ns: Option<u64>,
     /// How long that was, in nanoseconds.
     pub idle_ns: u64,
