@@ -294,6 +294,16 @@ impl Account {
             let cell = &used.0[resource as usize];
             cell.set(cell.get().saturating_add(amount));
         }
+        self.note_unread(resource);
+    }
+
+    /// Lets no item of a channel follow while too much waits to be read.
+    fn note_unread(&self, resource: Resource) {
+        if resource == Resource::ReplyBytes {
+            let (own, all) = (&self.used.0[resource as usize], &self.total.used.0[resource as usize]);
+            let (most, most_in_all) = (self.per_uid[resource as usize].get(), self.bounds.of(resource).total);
+            self.items.hold_back(own.get() > most || all.get() > most_in_all);
+        }
     }
 
     fn give_back(&self, resource: Resource, amount: u64) {
@@ -302,6 +312,7 @@ impl Account {
             debug_assert!(cell.get() >= amount, "more given back than charged");
             cell.set(cell.get().saturating_sub(amount));
         }
+        self.note_unread(resource);
     }
 }
 

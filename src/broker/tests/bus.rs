@@ -423,7 +423,8 @@ impl Bus {
     fn carry(&mut self, at: usize) -> bool {
         self.write(at, Role::Client);
         self.write(at, Role::Daemon);
-        self.broker.note_unread(self.peers[at].id, self.unread);
+        let unread = self.unread + self.peers[at].daemon.unsent().bytes;
+        self.broker.note_unread(self.peers[at].id, unread);
         let to_daemon = self.read(at, Role::Daemon, usize::MAX);
         let to_client = self.read(at, Role::Client, usize::MAX);
         self.take_replies(at);

@@ -50,6 +50,44 @@ fn items_arrive_in_order_before_and_after_the_reply_and_the_last_drop_ends_the_c
 }
 
 #[test]
+fn no_item_follows_while_more_waits_to_be_read_than_a_uid_may_leave_unread() {
+    const MOST: usize = 250_000;
+    let bounds = Bounds { reply_bytes: Bound { per_uid: MOST as u64, total: u64::MAX }, ..Bounds::default() };
+    let mut bus = Bus::with_bounds(bounds);
+    bus.reload(written(
+        "identifier = \"x\"\npeers = [\"uid:1000\", \"uid:1001\"]\npermissions = [\"t:allow-slow\"]\n",
+    ));
+    let [ana, bob] = [1000, 1001].map(|uid| bus.connect(uid).unwrap());
+    let [(stream, channel), (other_stream, others)] = [ana, bob].map(|peer| {
+        let stream = bus.call_with_channels(peer, "t.slow", &[1], WINDOW);
+        let channel = bus.channel(1);
+        bus.complete_oldest(done());
+        (stream, channel)
+    });
+    let id = bus.peer_id(ana);
+    // As its session says of a peer that grants a byte of each channel and then nothing.
+    bus.broker.note_unread(id, MOST);
+    channel.try_send(item(10)).unwrap();
+    bus.broker.note_unread(id, MOST + 1);
+    assert_eq!(channel.try_send(item(10)), Err(SendError::Full), "n + 1");
+    assert_eq!(channel.try_send(item(0)), Err(SendError::Full), "nor a small one");
+    others.try_send(item(10)).unwrap();
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| channel.send(item(10)));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!sender.is_finished(), "it waits");
+        bus.broker.note_unread(id, MOST);
+        sender.join().unwrap().unwrap();
+    });
+    bus.settle();
+    assert_eq!(bus.came(ana, stream, 1).items, [10, 10]);
+    assert_eq!(bus.came(bob, other_stream, 1).items, [10], "another uid is not held up");
+    drop((channel, others));
+    bus.settle();
+    assert_idle(&bus);
+}
+
+#[test]
 fn a_channel_that_the_handler_does_not_take_ends_with_the_handler() {
     let (mut bus, ana, stream) = called();
     let run = bus.running.pop_front().unwrap();

@@ -9,6 +9,8 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, PoisonError, Weak
 pub(crate) struct Budget {
     own: Account,
     common: Arc<Common>,
+    /// More waits for the uid's peers to read than may: no item is taken meanwhile, as it would only wait there too.
+    is_behind: AtomicBool,
 }
 
 /// The budget of all.
@@ -68,7 +70,11 @@ impl Common {
 impl Budget {
     pub(crate) fn new(bound: u64, common: &Arc<Common>) -> Arc<Self> {
         common.uids.fetch_add(1, Ordering::AcqRel);
-        Arc::new(Budget { own: Account::new(bound), common: Arc::clone(common) })
+        Arc::new(Budget {
+            own: Account::new(bound),
+            common: Arc::clone(common),
+            is_behind: AtomicBool::new(false),
+        })
     }
 
     /// What is charged to this uid.
@@ -80,6 +86,9 @@ impl Budget {
     /// Charges `amount` if it fits. A first charge of a uid fits wherever there is room in all, and where nothing else is
     /// charged, so that no item is too large for ever.
     pub(super) fn charge(&self, amount: u64) -> bool {
+        if self.is_behind.load(Ordering::Acquire) {
+            return false;
+        }
         let Some(share) = self.own.replace(0, amount) else { return false };
         let fits = self.common.replace(0, amount, share);
         if !fits {
@@ -91,6 +100,9 @@ impl Budget {
     /// Charges `amount` in the place of `freed`, which is charged, if it fits; else nothing changes. Less than before fits
     /// always. It tells nobody, so it may be called under the lock of a channel: [`tell_room`](Self::tell_room) follows.
     pub(super) fn exchange(&self, freed: u64, amount: u64) -> bool {
+        if amount > freed && self.is_behind.load(Ordering::Acquire) {
+            return false;
+        }
         let Some(before) = self.own.replace(freed, amount) else { return false };
         let fits = self.common.replace(freed, amount, before - freed);
         if !fits {
@@ -107,6 +119,15 @@ impl Budget {
         self.own.give_back(amount);
         self.common.account.give_back(amount);
         self.tell_room();
+    }
+
+    /// Notes whether more waits for the uid's peers to read than may. What left the pipes is charged there, and a channel whose
+    /// caller gives no credit keeps it for as long as it likes.
+    pub(crate) fn hold_back(&self, is_behind: bool) {
+        let changed = self.is_behind.load(Ordering::Acquire) != is_behind;
+        if changed && self.is_behind.swap(is_behind, Ordering::AcqRel) && !is_behind {
+            self.common.tell_room();
+        }
     }
 
     /// Tells those who found no room that there may be some.
