@@ -147,7 +147,8 @@ fn a_handler_learns_at_once_that_its_peer_was_killed() {
     let operator = daemon.client();
     let mut peer = Other::start("receiver", &daemon.place);
     assert_eq!(peer.answer(), "took 10000");
-    eventually("the sender waits", || stats(&operator)["item_bytes"].as_u64() > Some(50_000));
+    // A sender that waits is woken when half of what may wait has gone, so more than half may be all that there is.
+    eventually("the sender waits", || stats(&operator)["item_bytes"].as_u64() > Some(32 * 1024));
     assert!(told.try_recv().is_err(), "nothing has ended");
     peer.kill();
     let mut ends = [told.recv_timeout(HANG).unwrap(), told.recv_timeout(HANG).unwrap()];

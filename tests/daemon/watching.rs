@@ -141,6 +141,8 @@ fn neither_its_own_reading_nor_what_lies_beside_makes_it_read() {
     let place = daemon.place();
     put(&daemon, "a.toml", DENIES);
     eventually_can_not(&client);
+    // It is in force a moment before that is logged.
+    eventually("the reading is logged", || readings(&daemon) > 0);
     let before = readings(&daemon);
     assert_eq!(before, 1, "{}", daemon.log());
     for round in 0..20 {
