@@ -297,12 +297,13 @@ impl Account {
         self.note_unread(resource);
     }
 
-    /// Lets no item of a channel follow while too much waits to be read.
+    /// Lets no item of a channel follow while too much waits to be read. The uid's own bound alone: what is left unread in all
+    /// falls with what others read, which nobody would tell this uid.
     fn note_unread(&self, resource: Resource) {
         if resource == Resource::ReplyBytes {
-            let (own, all) = (&self.used.0[resource as usize], &self.total.used.0[resource as usize]);
-            let (most, most_in_all) = (self.per_uid[resource as usize].get(), self.bounds.of(resource).total);
-            self.items.hold_back(own.get() > most || all.get() > most_in_all);
+            let (unread, most) =
+                (self.used.0[resource as usize].get(), self.per_uid[resource as usize].get());
+            self.items.hold_back(unread > most);
         }
     }
 

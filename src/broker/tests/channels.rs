@@ -52,7 +52,8 @@ fn items_arrive_in_order_before_and_after_the_reply_and_the_last_drop_ends_the_c
 #[test]
 fn no_item_follows_while_more_waits_to_be_read_than_a_uid_may_leave_unread() {
     const MOST: usize = 250_000;
-    let bounds = Bounds { reply_bytes: Bound { per_uid: MOST as u64, total: u64::MAX }, ..Bounds::default() };
+    let bounds =
+        Bounds { reply_bytes: Bound { per_uid: MOST as u64, total: MOST as u64 }, ..Bounds::default() };
     let mut bus = Bus::with_bounds(bounds);
     bus.reload(written(
         "identifier = \"x\"\npeers = [\"uid:1000\", \"uid:1001\"]\npermissions = [\"t:allow-slow\"]\n",
@@ -71,6 +72,9 @@ fn no_item_follows_while_more_waits_to_be_read_than_a_uid_may_leave_unread() {
     bus.broker.note_unread(id, MOST + 1);
     assert_eq!(channel.try_send(item(10)), Err(SendError::Full), "n + 1");
     assert_eq!(channel.try_send(item(0)), Err(SendError::Full), "nor a small one");
+    let other = bus.peer_id(bob);
+    bus.broker.note_unread(other, 1);
+    bus.broker.note_unread(other, 0);
     others.try_send(item(10)).unwrap();
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| channel.send(item(10)));
