@@ -276,7 +276,15 @@ impl Session {
             }
             Event::ChannelCredited { stream, .. } => self.send_on(stream),
             Event::SegmentCame { segment, .. } => assert!(segment.len > 0, "a segment of nothing"),
-            Event::Welcomed(_) | Event::Refused { .. } | Event::WentAway { .. } | Event::Ponged { .. } => {}
+            Event::CreditCame { .. } => panic!("credit of a channel that is not relayed is told"),
+            Event::Granted(grant) => {
+                assert!(self.side.may_provide(), "{grant:?} came to one that does not provide")
+            }
+            Event::Ungranted(_)
+            | Event::Welcomed(_)
+            | Event::Refused { .. }
+            | Event::WentAway { .. }
+            | Event::Ponged { .. } => {}
         }
     }
 

@@ -368,6 +368,20 @@ wire! {
     }
 }
 
+impl Grant {
+    /// A grant with its scopes, one JSON text.
+    #[must_use]
+    pub fn new(grant: u64, generation: u64, scopes: Bytes) -> Self {
+        Grant { grant, generation, scopes: Blob(scopes), extensions: Extensions::none() }
+    }
+
+    /// The scopes, one JSON text.
+    #[must_use]
+    pub fn scopes(&self) -> &Bytes {
+        &self.scopes.0
+    }
+}
+
 impl OriginStamp {
     /// Reads the value of an `origin` extension.
     ///
@@ -390,11 +404,15 @@ fn at_most(count: usize, max: usize, what: &'static str) -> Result<(), RecordErr
     if count <= max { Ok(()) } else { Err(RecordError::TooMany(what)) }
 }
 
-/// Keys are lower-case tokens; those that begin with a colon belong to the protocol.
-fn check_headers(headers: &[HeaderField]) -> Result<(), RecordError> {
+/// The key of the one reserved header of a call: which major version of a provided plugin is to serve it, in decimal.
+pub const MAJOR_HEADER: &str = ":major";
+
+/// Keys are lower-case tokens; those that begin with a colon belong to the protocol, which has the keys in `known`.
+fn check_headers(headers: &[HeaderField], known: &[&str]) -> Result<(), RecordError> {
     at_most(headers.len(), limits::MAX_HEADERS, "headers")?;
     let legal = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(byte);
-    let bad = headers.iter().any(|(key, _)| key.is_empty() || !key.as_bytes().iter().all(legal));
+    let is_key = |key: &Text| !key.is_empty() && key.as_bytes().iter().all(legal);
+    let bad = headers.iter().any(|(key, _)| !is_key(key) && !known.contains(&key.as_str()));
     if bad { Err(RecordError::Malformed("header key")) } else { Ok(()) }
 }
 
@@ -444,7 +462,7 @@ impl Record for Call {
         if self.command.is_empty() || self.command.len() > limits::MAX_NAME {
             return Err(RecordError::Malformed("command name"));
         }
-        check_headers(&self.headers)?;
+        check_headers(&self.headers, &[MAJOR_HEADER])?;
         at_most(self.channels.len(), limits::MAX_CHANNELS_PER_CALL, "channels")?;
         for (at, channel) in self.channels.iter().enumerate() {
             let twice = self.channels[..at].iter().any(|earlier| earlier.index == channel.index);
@@ -474,7 +492,7 @@ impl Record for Reply {
     }
 
     fn validate(&self) -> Result<(), RecordError> {
-        check_headers(&self.headers)?;
+        check_headers(&self.headers, &[])?;
         check_parts(&self.parts)?;
         self.extensions.validate()
     }

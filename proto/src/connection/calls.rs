@@ -147,6 +147,21 @@ impl<A> Connection<A> {
         &mut self,
         stream: u64,
         headers: Vec<HeaderField>,
+        message: Message,
+        placement: Placement<A>,
+    ) -> Result<(), MisuseError> {
+        self.reply_extended(stream, headers, Extensions::none(), message, placement)
+    }
+
+    /// Answers as [`reply_placed`](Self::reply_placed) does, with these extensions in the record.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn reply_extended(
+        &mut self,
+        stream: u64,
+        headers: Vec<HeaderField>,
+        extensions: Extensions,
         mut message: Message,
         placement: Placement<A>,
     ) -> Result<(), MisuseError> {
@@ -154,7 +169,7 @@ impl<A> Connection<A> {
         // A message has one limit, wherever its bytes are.
         self.check_message(&message)?;
         let (parts, lent) = self.place(&mut message, &placement)?;
-        let record = Reply { headers, parts, extensions: Extensions::none() };
+        let record = Reply { headers, parts, extensions };
         let opening = self.opening(FrameKind::Result, stream, 0, 0);
         let fds = placement.into_fds();
         let fd_count = fds.len();

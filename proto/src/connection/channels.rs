@@ -9,7 +9,7 @@ use foldhash::{HashMap, HashMapExt};
 use super::flow::{Window, surcharge};
 use super::lanes::put_back;
 use super::send::{ChannelKey, Offered, Offering, Pressing};
-use super::{Connection, Event, Placement, State};
+use super::{Connection, Event, Placement, Role, State};
 use crate::body::{Message, held_len};
 use crate::decoder::Frame;
 use crate::error::{MisuseError, PeerError};
@@ -296,7 +296,18 @@ impl<A> Connection<A> {
         self.features() & features::CHANNELS != 0
     }
 
-    fn say_credit(&mut self, stream: u64, channel: u32, bytes: u64) {
+    /// The channels of a stream on which this side sends.
+    pub(super) fn sending_channels(&self, stream: u64) -> Vec<u32> {
+        self.channels.sending(stream)
+    }
+
+    /// What of passed credit is to be said now.
+    pub(super) fn pass_to_window(&mut self, key: ChannelKey, bytes: u64) -> Option<u64> {
+        let receiving = self.channels.receiving(key).filter(|receiving| !receiving.unwanted)?;
+        receiving.window.pass_on(bytes)
+    }
+
+    pub(super) fn say_credit(&mut self, stream: u64, channel: u32, bytes: u64) {
         let record = Credit { bytes, ..Credit::default() };
         self.send.control(FrameKind::Credit, stream, channel, Some(&record));
     }
@@ -345,13 +356,13 @@ impl<A> Connection<A> {
             let key = (stream, declaration.index);
             let half = match (declaration.direction, opener) {
                 (Direction::Down, Opener::Us) => Half::receiving(declaration.credit),
-                (Direction::Up, Opener::Peer) => Half::receiving(self.settings.channel_window),
+                (Direction::Up, Opener::Peer) => Half::receiving(self.window_of_daemon()),
                 (Direction::Down, Opener::Peer) => {
                     self.send.open_channel(key, declaration.credit, true);
                     Half::Sending
                 }
                 (Direction::Up, Opener::Us) => {
-                    self.send.open_channel(key, self.remote.channel_window, false);
+                    self.send.open_channel(key, self.window_of_daemon(), false);
                     Half::Sending
                 }
             };
@@ -359,6 +370,14 @@ impl<A> Connection<A> {
         }
         self.channels.open += channels.len();
         self.channels.streams.insert(stream, channels);
+    }
+
+    /// The credit with which a channel to the called starts, whichever side that is: what the daemon announced.
+    fn window_of_daemon(&self) -> u64 {
+        match self.role {
+            Role::Daemon => self.settings.channel_window,
+            Role::Client => self.remote.channel_window,
+        }
     }
 
     /// Drops the channels of a stream without a word.
@@ -585,9 +604,8 @@ impl<A> Connection<A> {
             if matches!(self.channels.half(key), Some(Half::Receiving(_))) {
                 return Err(PeerError::Unexpected(FrameKind::Credit));
             }
-            if let Some(of_channel) = self.send.channel_credit_mut(key) {
-                of_channel.add(credit.bytes)?;
-                self.send.changed(key);
+            if let Some(bytes) = self.send.credit_channel(key, credit.bytes)? {
+                self.events.push_back(Event::CreditCame { stream: key.0, channel: key.1, bytes });
             }
         }
         self.tell_resumed();

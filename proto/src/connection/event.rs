@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::metadata::{Call, Failure, GoAway, Hello, Item, Reply, Segment, Welcome};
+use crate::metadata::{Call, Failure, GoAway, Grant, Hello, Item, Reply, Segment, Ungrant, Welcome};
 use crate::registry::ErrorCode;
 use crate::text::Text;
 
@@ -136,6 +136,20 @@ pub enum Event<A> {
         /// The channel.
         channel: u32,
     },
+    /// The receiver of a channel that we send on gave credit, and the channel is one whose credit is passed on
+    /// ([`Connection::relay_channels`](super::Connection::relay_channels)).
+    CreditCame {
+        /// The stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+        /// How much.
+        bytes: u64,
+    },
+    /// The daemon gives a grant, which calls name from now on, or gives one anew, with a larger generation.
+    Granted(Grant),
+    /// The daemon takes a grant back: no call names it any more.
+    Ungranted(Ungrant),
     /// The peer introduced a segment; later messages have parts in it. An older one of the same number is of no use any more,
     /// save for what of it is still leased.
     SegmentCame {

@@ -105,6 +105,21 @@ impl Window {
         Some(said)
     }
 
+    /// Adds what the final receiver promised in place of what came back, and tells what to say to the peer, as
+    /// [`give_back`](Self::give_back) does. It may add more than was taken: then the window is larger from here on.
+    pub(super) fn pass_on(&mut self, bytes: u64) -> Option<u64> {
+        self.unsaid = self.unsaid.saturating_add(bytes);
+        if self.unsaid == 0 || self.unsaid < self.limit.div_ceil(2) {
+            return None;
+        }
+        let said = std::mem::take(&mut self.unsaid);
+        let paid = self.owed.min(said);
+        self.owed -= paid;
+        self.left = self.left.saturating_add(said - paid).min(CREDIT_MAX);
+        self.limit = self.limit.max(self.left);
+        Some(said)
+    }
+
     /// Starts anew with another limit; for a window of which nothing was taken.
     pub(super) fn restart(&mut self, limit: u64) {
         *self = Window::new(limit);
@@ -137,6 +152,20 @@ mod tests {
         assert_eq!(window.give_back(1), Some(500));
         assert_eq!(window.give_back(500), Some(500));
         assert_eq!(window.left(), 1000);
+    }
+
+    #[test]
+    fn credit_that_is_passed_on_is_gathered_and_may_enlarge_the_window() {
+        let mut window = Window::new(1000);
+        assert_eq!(window.take(600, 0), Ok(()));
+        assert_eq!(window.pass_on(499), None);
+        assert_eq!(window.pass_on(101), Some(600), "what was taken");
+        assert_eq!(window.left(), 1000);
+        assert_eq!(window.pass_on(500), Some(500), "more than was taken");
+        assert_eq!(window.left(), 1500);
+        assert_eq!(window.pass_on(749), None, "half of the larger window is worth a frame now");
+        assert_eq!(window.pass_on(u64::MAX), Some(u64::MAX));
+        assert_eq!(window.left(), CREDIT_MAX);
     }
 
     #[test]

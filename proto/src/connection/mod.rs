@@ -11,6 +11,7 @@ mod event;
 mod flow;
 mod handshake;
 mod lanes;
+mod relay;
 mod send;
 mod timer;
 mod transmit;
@@ -421,6 +422,16 @@ impl<A> Connection<A> {
             FrameKind::Data if self.has_channels() => self.handle_item(frame),
             FrameKind::Stop if self.has_channels() => self.handle_stop((header.stream, header.arg)),
             FrameKind::Credit if self.has_channels() => self.handle_credit(&frame),
+            FrameKind::Grant if self.is_provider() => {
+                let grant = self.record(kind, &frame)?;
+                self.events.push_back(Event::Granted(grant));
+                Ok(())
+            }
+            FrameKind::Ungrant if self.is_provider() => {
+                let ungrant = self.record(kind, &frame)?;
+                self.events.push_back(Event::Ungranted(ungrant));
+                Ok(())
+            }
             _ => self.handle_unused(kind, &frame),
         }
     }

@@ -10,7 +10,7 @@ use super::{FRAGMENT, Pieces, SendQueue, Turn};
 use crate::body::Message;
 use crate::coding::{self, Record};
 use crate::connection::Transmit;
-use crate::error::{MisuseError, RecordError};
+use crate::error::{MisuseError, PeerError, RecordError};
 use crate::header::Header;
 use crate::metadata::{End, Extensions, Item, Part};
 use crate::registry::{Codec, FrameKind, HEADER_LEN, flags, limits};
@@ -62,6 +62,10 @@ pub(in crate::connection) enum Pressing {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     credit: Credit,
+    /// Credit that came and that the owner was not told of.
+    untold: u64,
+    /// Whether the owner is told of credit as it comes.
+    is_relayed: bool,
     items: VecDeque<Waiting>,
     /// Payload of the items.
     bytes: usize,
@@ -94,6 +98,8 @@ impl Outgoing {
     fn new(credit: u64, begun: bool) -> Self {
         Outgoing {
             credit: Credit::new(credit),
+            untold: 0,
+            is_relayed: false,
             items: VecDeque::new(),
             bytes: 0,
             cost: 0,
@@ -305,9 +311,25 @@ impl<A> SendQueue<A> {
         self.waiting.retain(|waiting| *waiting != key);
     }
 
-    /// The credit of a channel, if it has not ended; [`changed`](Self::changed) must follow.
-    pub(in crate::connection) fn channel_credit_mut(&mut self, key: ChannelKey) -> Option<&mut Credit> {
-        self.outgoing.get_mut(&key).map(|out| &mut out.credit)
+    /// Credit came for a channel. What is to be told of it, if its owner passes credit on.
+    pub(in crate::connection) fn credit_channel(
+        &mut self,
+        key: ChannelKey,
+        bytes: u64,
+    ) -> Result<Option<u64>, PeerError> {
+        let Some(out) = self.outgoing.get_mut(&key) else { return Ok(None) };
+        out.credit.add(bytes)?;
+        out.untold = out.untold.saturating_add(bytes);
+        let told = out.is_relayed.then(|| std::mem::take(&mut out.untold));
+        self.changed(key);
+        Ok(told)
+    }
+
+    /// Lets the owner of a channel be told of its credit from now on; what came until now.
+    pub(in crate::connection) fn relay_channel(&mut self, key: ChannelKey) -> u64 {
+        let Some(out) = self.outgoing.get_mut(&key) else { return 0 };
+        out.is_relayed = true;
+        std::mem::take(&mut out.untold)
     }
 
     /// Brings a channel into turn if it has something to send, and counts again what waits for its credit.
