@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use invoked_proto::registry::{LIMITS, Limit, limits, quotas};
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Bound, Bounds};
+use crate::broker::{Bound, Bounds, ProviderBounds};
 use crate::error::BuildError;
 
 /// The configuration of a daemon. Every key has a default; unknown keys are errors.
@@ -146,6 +146,18 @@ pub struct Quotas {
     pub unconfirmed_fds_per_uid: u64,
     /// Bytes of one message.
     pub max_message: u64,
+    /// Calls in flight at one provider.
+    pub calls_per_provider: usize,
+    /// Interfaces that one connection provides.
+    pub registrations_per_peer: usize,
+    /// `core.provide` of one uid within a second.
+    pub registrations_per_second: u32,
+    /// Commands of one provided interface.
+    pub commands_per_interface: usize,
+    /// The text of one provided interface, in bytes.
+    pub interface_bytes: usize,
+    /// Provided interfaces that are known at once.
+    pub interfaces: usize,
 }
 
 impl Default for Quotas {
@@ -168,8 +180,19 @@ impl Default for Quotas {
             unconfirmed_fds: quotas::UNCONFIRMED_FDS,
             unconfirmed_fds_per_uid: quotas::UNCONFIRMED_FDS_PER_UID,
             max_message: limits::MAX_MESSAGE as u64,
+            calls_per_provider: count(quotas::CALLS_PER_PROVIDER),
+            registrations_per_peer: count(quotas::REGISTRATIONS_PER_PEER),
+            registrations_per_second: small(quotas::REGISTRATIONS_PER_SECOND).get(),
+            commands_per_interface: count(quotas::COMMANDS_PER_INTERFACE),
+            interface_bytes: count(quotas::INTERFACE_BYTES),
+            interfaces: count(quotas::INTERFACES),
         }
     }
+}
+
+/// A constant of the registry as a number of things in memory.
+const fn count(value: u64) -> usize {
+    small(value).get() as usize
 }
 
 /// A constant of the registry as a count that can not be none.
@@ -181,6 +204,15 @@ const fn small(value: u64) -> NonZeroU32 {
 }
 
 impl Quotas {
+    /// What providers are held to.
+    pub(crate) fn provider_bounds(&self) -> ProviderBounds {
+        ProviderBounds {
+            calls: self.calls_per_provider,
+            registrations: self.registrations_per_peer,
+            registrations_per_second: self.registrations_per_second,
+        }
+    }
+
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds {
             connections: Bound { per_uid: self.connections_per_uid, total: self.connections },

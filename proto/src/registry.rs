@@ -1111,6 +1111,18 @@ pub mod quotas {
     pub const DECISIONS: u64 = 1_000;
     /// Values that commands hold for a connection, by number.
     pub const RESOURCES_PER_CONNECTION: u64 = 1_024;
+    /// Calls in flight at one provider.
+    pub const CALLS_PER_PROVIDER: u64 = 1_024;
+    /// Interfaces that one connection provides.
+    pub const REGISTRATIONS_PER_PEER: u64 = 64;
+    /// core.provide of one uid.
+    pub const REGISTRATIONS_PER_SECOND: u64 = 20;
+    /// Commands of one provided interface.
+    pub const COMMANDS_PER_INTERFACE: u64 = 256;
+    /// The text of one provided interface.
+    pub const INTERFACE_BYTES: u64 = 262_144;
+    /// Provided interfaces that are known at once; over it, those that nobody provides any more are forgotten.
+    pub const INTERFACES: u64 = 256;
     /// core.reload.
     pub const RELOADS_PER_SECOND: u64 = 1;
 }
@@ -1181,6 +1193,16 @@ pub const QUOTAS: &[Quota] = &[
         name: "resources_per_connection",
         value: 1_024,
         doc: "Values that commands hold for a connection, by number.",
+    },
+    Quota { name: "calls_per_provider", value: 1_024, doc: "Calls in flight at one provider." },
+    Quota { name: "registrations_per_peer", value: 64, doc: "Interfaces that one connection provides." },
+    Quota { name: "registrations_per_second", value: 20, doc: "core.provide of one uid." },
+    Quota { name: "commands_per_interface", value: 256, doc: "Commands of one provided interface." },
+    Quota { name: "interface_bytes", value: 262_144, doc: "The text of one provided interface." },
+    Quota {
+        name: "interfaces",
+        value: 256,
+        doc: "Provided interfaces that are known at once; over it, those that nobody provides any more are forgotten.",
     },
     Quota { name: "reloads_per_second", value: 1, doc: "core.reload." },
 ];

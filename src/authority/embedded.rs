@@ -2,6 +2,7 @@
 //!
 //! Owns these texts. They are read by the same code as any file, so what is printed is what is in force.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,8 @@ use super::registry::{OPERATE, Registry};
 use super::scope::is_plain;
 use super::source::PolicyError;
 
-/// The plugins of which `--dev` gives what is written for them; of the program's own it gives every command.
+/// The plugins of which `--dev` gives what is written for them; of the program's own, and of those that peers of the same uid
+/// provide, it gives every command.
 const BUILT_IN: [&str; 3] = ["bench", "core", "fs"];
 
 /// What `--dev` shares.
@@ -54,8 +56,8 @@ pub(crate) fn operate_policy(registry: &Registry) -> String {
     )
 }
 
-/// The capability that `--dev` adds; `directory` is checked.
-pub(crate) fn dev_policy(directory: &str, registry: &Registry) -> String {
+/// The capability that `--dev` adds; `directory` is checked. Plugins that peers of another uid provide are `foreign`.
+pub(crate) fn dev_policy(directory: &str, registry: &Registry, foreign: &HashSet<&str>) -> String {
     let literal = PathScope::escape(directory.trim_end_matches('/'));
     let mut held = Vec::new();
     if registry.has_permission("fs:default") {
@@ -65,8 +67,9 @@ pub(crate) fn dev_policy(directory: &str, registry: &Registry) -> String {
     if registry.has_permission("bench:default") {
         held.push(quoted("bench:default"));
     }
-    let built_in = |plugin: Option<&str>| plugin.is_some_and(|name| BUILT_IN.contains(&name));
-    let mut own: Vec<_> = registry.commands().filter(|command| !built_in(command.plugin())).collect();
+    let is_other = |plugin: &str| BUILT_IN.contains(&plugin) || foreign.contains(plugin);
+    let is_own = |plugin: Option<&str>| plugin.is_none_or(|plugin| !is_other(plugin));
+    let mut own: Vec<_> = registry.commands().filter(|command| is_own(command.plugin())).collect();
     own.sort_unstable();
     held.extend(own.into_iter().map(|command| quoted(command.permission_allow())));
     capability(

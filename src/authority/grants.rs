@@ -122,6 +122,22 @@ impl GrantsBuilder {
             };
             rules.insert(command, Rule::Allow(Arc::new(grant)));
         }
+        // Who may provide something says so by these, and asks for nothing else by them.
+        let registering = ["core.provide", "core.withdraw"].into_iter().filter(|_| !self.provide.is_empty());
+        for command in registering.filter_map(|name| policy.registry.command(name)) {
+            rules.entry(command.clone()).or_insert_with(|| {
+                Rule::Allow(Arc::new(Grant {
+                    id: policy.grant_id(),
+                    command: command.clone(),
+                    scoped: false,
+                    scopes: Arc::new([]),
+                    plugin: Arc::clone(&none),
+                    default: policy.registry.default_scope(command.plugin()),
+                    context: Arc::clone(context),
+                    typed: TypedScopes::default(),
+                }))
+            });
+        }
         for (command, denial) in self.denied.into_iter().filter(|(command, _)| !self.kept.contains(command)) {
             rules.insert(command, Rule::Deny(denial));
         }

@@ -16,6 +16,7 @@ use super::limits::Ceilings;
 use super::matcher::{MatcherContext, NamedPeers, ProcessFacts};
 use super::peer::UserDirectory;
 use super::permission::PluginManifest;
+use super::provided::ProvidedInterface;
 use super::register::{Circumstances, register};
 use super::registry::Registry;
 use super::resolve::{Instance, Resolver, RuleOrigin};
@@ -63,6 +64,7 @@ pub struct Policy<'a> {
     documents: Vec<(Source, Format)>,
     permission_files: Vec<(Source, Format, Option<PluginName>)>,
     interfaces: Vec<Source>,
+    provided: Vec<(Arc<ProvidedInterface>, u32)>,
     added: Vec<AddedCapability>,
     variables: BTreeMap<ScopeVariable, PathBuf>,
     instance: Instance,
@@ -93,6 +95,7 @@ impl<'a> Policy<'a> {
             documents: Vec::new(),
             permission_files: Vec::new(),
             interfaces: Vec::new(),
+            provided: Vec::new(),
             added: Vec::new(),
             variables: BTreeMap::new(),
             instance: Instance::User,
@@ -144,6 +147,16 @@ impl<'a> Policy<'a> {
     /// Adds an interface file, JSON: the manifest of a plugin that a provider serves or will serve.
     pub fn interface(mut self, source: Source) -> Self {
         self.interfaces.push(source);
+        self
+    }
+
+    /// Adds what a peer of `uid` has registered that it provides.
+    ///
+    /// Where an interface file describes the plugin, that says which permissions and scopes there are, and what is registered
+    /// only adds commands; of several versions the highest says so. A capability that names a permission which a registered
+    /// plugin lacks is warned of and grants nothing by it: what a peer registers must not keep a policy from being read.
+    pub fn provided(mut self, interface: Arc<ProvidedInterface>, uid: u32) -> Self {
+        self.provided.push((interface, uid));
         self
     }
 
@@ -230,6 +243,7 @@ impl<'a> Policy<'a> {
             own_uid: self.own_uid,
             tauri: self.tauri,
             provided: &provided,
+            registered: &self.registered_only(),
         };
         let pending = files.iter().flat_map(|capability| resolver.pending(capability)).collect();
         let embedded = self.embedded(&registry, dev.as_deref());
@@ -280,7 +294,11 @@ impl<'a> Policy<'a> {
     fn embedded(&self, registry: &Registry, dev: Option<&str>) -> Vec<(Source, RuleOrigin)> {
         let source = |name, text| Source::new(name, None, text);
         let operate = source("embedded policy", operate_policy(registry));
-        let dev = dev.map(|directory| source("--dev policy", dev_policy(directory, registry)));
+        let dev = dev.map(|directory| {
+            let foreign = self.provided.iter().filter(|(_, uid)| *uid != self.own_uid);
+            let foreign = foreign.map(|(interface, _)| interface.plugin()).collect();
+            source("--dev policy", dev_policy(directory, registry, &foreign))
+        });
         [(operate, RuleOrigin::Operate)].into_iter().chain(dev.map(|dev| (dev, RuleOrigin::Dev))).collect()
     }
 
@@ -288,6 +306,16 @@ impl<'a> Policy<'a> {
     fn registry(&self, provided: &HashSet<String>, findings: &mut Findings) -> Registry {
         let mut plugins: Vec<ShippedPlugin> = self.manifests.iter().map(ShippedPlugin::of).collect();
         plugins.extend(self.interfaces.iter().filter_map(|source| interface::read(source, findings)));
+        let own = self.manifests.len();
+        let mut registered: Vec<_> = self.provided.iter().map(|(interface, _)| interface).collect();
+        registered.sort_by_key(|interface| std::cmp::Reverse(interface.major()));
+        for interface in registered {
+            let Some(shipped) = interface::read(interface.source(), findings) else { continue };
+            match plugins.iter_mut().skip(own).find(|plugin| plugin.name == shipped.name) {
+                Some(described) => described.add_commands(shipped.commands),
+                None => plugins.push(shipped),
+            }
+        }
         let mut files = Vec::new();
         let mut read = |source: &Source, format, plugin: Option<&PluginName>| {
             let Some(root) = Node::parse(source, format, findings) else { return };
@@ -312,6 +340,19 @@ impl<'a> Policy<'a> {
         }
         let circumstances = Circumstances { platform: self.platform, tauri: self.tauri, provided };
         register(&plugins, &files, &circumstances, findings)
+    }
+
+    /// Plugins that nothing describes but what peers registered.
+    fn registered_only(&self) -> HashSet<String> {
+        if self.provided.is_empty() {
+            return HashSet::new();
+        }
+        let mut unread = Findings::default();
+        let described =
+            self.interfaces.iter().filter_map(|source| interface::read(source, &mut unread)?.name);
+        let described: HashSet<String> = described.map(|name| name.as_str().to_owned()).collect();
+        let registered = self.provided.iter().map(|(interface, _)| interface.plugin().to_owned());
+        registered.filter(|name| !described.contains(name)).collect()
     }
 
     /// The capabilities of some files, which may use each other's named peers.

@@ -116,6 +116,8 @@ pub(crate) struct Resolver<'a> {
     pub(crate) tauri: TauriFiles,
     /// Plugins that some capability lets a peer provide: permissions of these may be pending.
     pub(crate) provided: &'a HashSet<String>,
+    /// Plugins that only a peer has described, by registering them.
+    pub(crate) registered: &'a HashSet<String>,
 }
 
 impl Resolver<'_> {
@@ -190,6 +192,11 @@ impl Resolver<'_> {
                 findings.warn(location.error(format!(
                     "\"{identifier}\" is pending: it grants nothing until a peer provides \"{plugin}\""
                 )));
+            } else if self.registered.contains(plugin) {
+                let message = format!(
+                    "\"{identifier}\" grants nothing: who provides \"{plugin}\" has no such permission"
+                );
+                findings.warn(location.error(message));
             } else if self.tauri == TauriFiles::Lenient
                 && !plugin.is_empty()
                 && !self.registry.has_plugin(plugin)
@@ -220,7 +227,14 @@ impl Resolver<'_> {
                 given_up: false,
             }),
         };
-        self.check_scope(&entry, findings);
+        let mut found = Findings::default();
+        self.check_scope(&entry, &mut found);
+        findings.warnings.append(&mut found.warnings);
+        if self.registered.contains(identifier.plugin().unwrap_or("")) {
+            // Then such a value allows nothing, and denies everything.
+            findings.warnings.append(&mut found.errors);
+        }
+        findings.errors.append(&mut found.errors);
         Some(entry)
     }
 

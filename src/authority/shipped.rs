@@ -126,6 +126,15 @@ impl ShippedPlugin {
         }
     }
 
+    /// Adds those of these commands that it lacks.
+    pub(crate) fn add_commands(&mut self, commands: Vec<ShippedCommand>) {
+        for command in commands {
+            if !self.commands.iter().any(|known| known.name.text == command.name.text) {
+                self.commands.push(command);
+            }
+        }
+    }
+
     pub(crate) fn plugin(&self) -> Option<&str> {
         self.name.as_ref().map(PluginName::as_str)
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use invoked_proto::Text;
 use invoked_proto::body::{Assembly, Message, inline_len};
 use invoked_proto::connection::More;
-use invoked_proto::metadata::{Call, Failure, HeaderField};
+use invoked_proto::metadata::{Call, Extensions, Failure, HeaderField};
 use invoked_proto::registry::{Delivery, ErrorCode, limits, tags};
 
 use super::local::is_local;
@@ -19,6 +19,7 @@ use super::monitor::Noted;
 use super::narrowing::Early;
 use super::output::{Observed, Output, Place, Run};
 use super::quota::{Charge, Resource};
+use super::routes::{Callee, Provided, Routed, Routing, Unanswered};
 use super::slots::CallId;
 use super::sweep::Epoch;
 use super::{Broker, PeerState, Standing};
@@ -40,8 +41,9 @@ pub(super) struct CallState {
     pub(super) grant: Arc<Grant>,
     /// The policy by which it was last found allowed.
     pub(super) epoch: Epoch,
-    phase: Phase,
-    deadline: Option<Instant>,
+    pub(super) phase: Phase,
+    /// When its caller's leg ends at the latest; once that has, when its callee's has taken too long.
+    pub(super) deadline: Option<Instant>,
     started: Instant,
     /// What is to be told of it, where somebody monitors.
     noted: Option<Box<Noted>>,
@@ -51,15 +53,17 @@ pub(super) struct CallState {
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// Bytes of its message are missing.
     Receiving(Box<Receiving>),
     /// The handler has it.
     Running,
+    /// A provider has it.
+    Routed(Box<Routed>),
 }
 
 #[derive(Debug)]
-struct Receiving {
+pub(super) struct Receiving {
     assembly: Assembly,
     admitted: Admitted,
 }
@@ -76,14 +80,22 @@ pub(crate) struct FirstOfCall {
 
 /// A call that was authorized, without its message.
 #[derive(Debug)]
-struct Admitted {
-    command: Arc<RegisteredCommand>,
-    grant: Arc<Grant>,
-    headers: Vec<HeaderField>,
-    deadline: Option<Instant>,
-    channels: DeclaredChannels,
+pub(super) struct Admitted {
+    pub(super) target: Target,
+    pub(super) grant: Arc<Grant>,
+    pub(super) headers: Vec<HeaderField>,
+    pub(super) deadline: Option<Instant>,
     /// How many calls stand above it.
-    depth: u8,
+    pub(super) depth: u8,
+}
+
+/// Who runs a command.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// A handler of the daemon's, which gets the channels.
+    Hosted(Arc<RegisteredCommand>, DeclaredChannels),
+    /// A provider.
+    Provided(Box<Provided>),
 }
 
 impl CallState {
@@ -91,12 +103,36 @@ impl CallState {
     pub(super) fn caller(&self) -> Option<(PeerId, u64)> {
         self.caller
     }
+
+    /// Whose it is, also after it was answered.
+    pub(super) fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// What is to be told of it.
+    pub(super) fn noted_mut(&mut self) -> Option<&mut Noted> {
+        self.noted.as_deref_mut()
+    }
+
+    /// From its first byte to now.
+    pub(super) fn received_in(&self, now: Instant) -> Duration {
+        now.duration_since(self.started)
+    }
 }
 
 /// How a call ended at its caller.
 pub(super) enum Ending {
     Reply(Response),
+    /// The result that a provider gave.
+    Relayed(Box<Relayed>),
     Fail(Box<Failed>),
+}
+
+/// A provider's result on its way to the caller.
+pub(super) struct Relayed {
+    pub(super) headers: Vec<HeaderField>,
+    pub(super) extensions: Extensions,
+    pub(super) message: Message,
 }
 
 /// An error on its way to the caller.
@@ -114,12 +150,20 @@ impl Ending {
     /// The code of an error.
     fn code(&self) -> Option<ErrorCode> {
         match self {
-            Ending::Reply(_) => None,
+            Ending::Reply(_) | Ending::Relayed(_) => None,
             Ending::Fail(failed) => Some(failed.code),
         }
     }
 
-    fn fail(code: ErrorCode, failure: Failure, message: Message) -> Self {
+    fn message(&self) -> &Message {
+        match self {
+            Ending::Reply(response) => &response.message,
+            Ending::Relayed(relayed) => &relayed.message,
+            Ending::Fail(failed) => &failed.message,
+        }
+    }
+
+    pub(super) fn fail(code: ErrorCode, failure: Failure, message: Message) -> Self {
         Ending::Fail(Box::new(Failed { code, failure, message }))
     }
 
@@ -163,7 +207,7 @@ impl Broker {
         let command = call.command.clone();
         let bytes = inline_len(&call.parts).unwrap_or(u64::MAX);
         let noted = self.note_call(now, (peer, stream), flags, &command, bytes);
-        match self.admit(now, (peer, stream), call, payload) {
+        match self.admit(now, (peer, stream), flags, call, payload) {
             Ok((admitted, assembly, slot, memory)) => {
                 let state = CallState {
                     caller: Some((peer, stream)),
@@ -266,7 +310,11 @@ impl Broker {
                 break;
             }
             self.deadlines.remove(&(at, id));
-            self.abandon(now, id, ErrorCode::DeadlineExceeded, "the deadline passed");
+            if self.calls.find(id).is_some_and(|call| call.caller.is_none()) {
+                self.note_overdue(id);
+            } else {
+                self.abandon(now, id, ErrorCode::DeadlineExceeded, "the deadline passed");
+            }
         }
     }
 
@@ -286,7 +334,7 @@ impl Broker {
             // Nobody is there to be answered; the handlers are told, and charged until they end.
             self.stats.abandoned += 1;
             self.release_caller(now, id, Some(ErrorCode::Unavailable), 0);
-            self.let_go(id);
+            self.let_go(now, id);
         }
     }
 
@@ -295,6 +343,7 @@ impl Broker {
         &mut self,
         now: Instant,
         (peer, stream): (PeerId, u64),
+        flags: u16,
         mut call: Call,
         payload: Bytes,
     ) -> Result<(Admitted, Assembly, Charge, Option<Charge>), Ending> {
@@ -311,7 +360,7 @@ impl Broker {
                 "too many calls of this uid are in flight",
             ));
         };
-        let (grant, command) = self.authorize(now, peer, &call.command)?;
+        let (grant, callee) = self.authorize(now, peer, &call)?;
         let deadline = match call.deadline_us {
             Some(0) => return Err(not_delivered(ErrorCode::DeadlineExceeded, "the deadline had passed")),
             None => now + self.settings.default_deadline,
@@ -329,26 +378,35 @@ impl Broker {
         self.stats.bytes_in += total;
         let assembly = Assembly::begin(std::mem::take(&mut call.parts), payload)
             .map_err(|error| not_delivered(error.wire_code(), &error.to_string()))?;
-        let channels = self.open_channels(peer, stream, &call, &grant);
-        let (headers, deadline) = (call.headers, Some(deadline));
         // A connection refuses the extension, so it is the daemon's own.
         let depth = call.extensions.find(tags::DEPTH).and_then(|value| value.first().copied()).unwrap_or(0);
-        let admitted = Admitted { command, grant, headers, deadline, channels, depth };
+        let target = match callee {
+            Callee::Hosted(command) => {
+                Target::Hosted(command, self.open_channels(peer, stream, &call, &grant))
+            }
+            Callee::Provided(provider, command) => {
+                self.open_relays((peer, stream), provider, &call, &grant);
+                Target::Provided(Box::new(Provided::new(provider, command, flags, &mut call)))
+            }
+        };
+        let (headers, deadline) = (call.headers, Some(deadline));
+        let admitted = Admitted { target, grant, headers, deadline, depth };
         Ok((admitted, assembly, slot, memory))
     }
 
-    fn authorize(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        name: &Text,
-    ) -> Result<(Arc<Grant>, Arc<RegisteredCommand>), Ending> {
+    fn authorize(&mut self, now: Instant, peer: PeerId, call: &Call) -> Result<(Arc<Grant>, Callee), Ending> {
+        let name = &call.command;
         let state = self.peers.get(&peer).expect("checked by admit");
-        if let Verdict::Allow(grant) = state.grants.authorize(name)
-            && let Some(command) = self.commands.find(name)
-        {
-            return Ok((Arc::clone(grant), command));
+        if let Verdict::Allow(grant) = state.grants.authorize(name) {
+            let grant = Arc::clone(grant);
+            if let Some(command) = self.commands.find(name) {
+                return Ok((grant, Callee::Hosted(command)));
+            }
+            if self.policy.registry().has_command(name) {
+                return self.find_provider(call).map(|callee| (grant, callee));
+            }
         }
+        let state = self.peers.get(&peer).expect("checked by admit");
         let (code, message) = state.refusal(&self.policy, name);
         let mut failure = Failure::framework(code, &message, Delivery::NotDelivered);
         failure.decision = self.deny(now, peer, name, None).map(|id| Text::from(id.to_string().as_str()));
@@ -372,21 +430,29 @@ impl Broker {
                 return self.end(now, id, ending);
             }
         };
+        let Admitted { target, grant, headers, deadline, depth } = admitted;
+        let (command, channels) = match target {
+            Target::Hosted(command, channels) => (command, channels),
+            Target::Provided(provided) => {
+                let routing = Routing { provided: *provided, grant, headers, deadline, depth };
+                return self.route(now, id, routing, message);
+            }
+        };
         let Some(call) = self.calls.find_mut(id) else { return };
         let Some((caller, stream)) = call.caller else { return };
         let Some(state) = self.peers.get(&caller) else { return };
-        let place = place(&admitted.command, message.len());
+        let place = place(&command, message.len());
         // What outlives this wake-up must not keep the loop's read buffer for a few bytes.
         let (message, headers) = if place == Place::Inline {
-            (message, admitted.headers)
+            (message, headers)
         } else {
-            (message.detach(self.settings.read_buffer), detached(&admitted.headers))
+            (message.detach(self.settings.read_buffer), detached(&headers))
         };
         if self.watching {
             self.outputs.push_back(Output::Observed(Observed::Started {
                 call: id,
                 peer: Arc::clone(&state.peer),
-                command: admitted.command.name().into(),
+                command: command.name().into(),
                 bytes: message.len(),
                 received_in: now.duration_since(call.started),
             }));
@@ -400,18 +466,18 @@ impl Broker {
         let peer = Arc::clone(&state.peer);
         let lanes = state.call_lanes();
         let wire = WireCall {
-            command: admitted.command.text(),
+            command: command.text(),
             headers,
             message,
             peer,
-            grant: admitted.grant,
-            deadline: admitted.deadline,
-            depth: admitted.depth,
+            grant,
+            deadline,
+            depth,
             stream,
-            channels: admitted.channels,
+            channels,
             lanes,
         };
-        self.outputs.push_back(Output::Run(Run { call: id, place, command: admitted.command, wire, timing }));
+        self.outputs.push_back(Output::Run(Run { call: id, place, command, wire, timing }));
     }
 
     /// Ends the caller's leg at once; the callee's goes on until its handler ends.
@@ -419,31 +485,34 @@ impl Broker {
         let Some(call) = self.calls.find_mut(id) else { return };
         let Some((peer, stream)) = call.caller else { return };
         self.stats.abandoned += 1;
-        let delivery = match call.phase {
+        let delivery = match &call.phase {
             Phase::Receiving(_) => Delivery::NotDelivered,
             Phase::Running => Delivery::Delivered,
+            Phase::Routed(_) => {
+                self.release_caller(now, id, Some(code), 0);
+                let unanswered = Unanswered { peer, stream, code, text: text.to_owned() };
+                return self.withdraw_routed(now, id, Some(unanswered));
+            }
         };
         self.release_caller(now, id, Some(code), 0);
         self.answer(peer, stream, Ending::framework(code, text, delivery));
-        self.let_go(id);
+        self.let_go(now, id);
     }
 
     /// Tells the handler of a call without a caller; one that has no handler yet is dropped.
-    fn let_go(&mut self, id: CallId) {
+    fn let_go(&mut self, now: Instant, id: CallId) {
         match self.calls.find(id).map(|call| &call.phase) {
             Some(Phase::Running) => self.outputs.push_back(Output::CancelHandler(id)),
             Some(Phase::Receiving(_)) => self.drop_call(id),
+            Some(Phase::Routed(_)) => self.withdraw_routed(now, id, None),
             None => {}
         }
     }
 
     /// Ends both legs.
-    fn end(&mut self, now: Instant, id: CallId, ending: Ending) {
+    pub(super) fn end(&mut self, now: Instant, id: CallId, ending: Ending) {
         let caller = self.calls.find(id).and_then(|call| call.caller);
-        let (code, message) = match &ending {
-            Ending::Reply(response) => (None, &response.message),
-            Ending::Fail(failed) => (Some(failed.code), &failed.message),
-        };
+        let (code, message) = (ending.code(), ending.message());
         let bytes = message.len();
         if let Some(noted) = self.calls.find_mut(id).and_then(|call| call.noted.as_mut()) {
             noted.answer(message);
@@ -473,8 +542,14 @@ impl Broker {
         self.tell_monitor(now, noted, code, bytes as u64);
     }
 
-    fn drop_call(&mut self, id: CallId) {
+    pub(super) fn drop_call(&mut self, id: CallId) {
         if let Some(call) = self.calls.remove(id) {
+            if let Some(at) = call.deadline {
+                self.deadlines.remove(&(at, id));
+            }
+            if let Phase::Routed(routed) = call.phase {
+                self.forget_routed(*routed);
+            }
             drop(call.memory);
         }
     }
@@ -487,9 +562,20 @@ impl Broker {
             Ending::Reply(Response { headers, message, file }) => {
                 self.stats.replies += 1;
                 self.stats.bytes_out += message.len() as u64;
-                self.outputs.push_back(Output::Reply { peer, stream, headers, message, file });
+                let extensions = Extensions::none();
+                self.outputs.push_back(Output::Reply { peer, stream, headers, extensions, message, file });
                 if self.draining {
                     self.finish_channels_of(peer, stream);
+                }
+            }
+            Ending::Relayed(relayed) => {
+                let Relayed { headers, extensions, message } = *relayed;
+                self.stats.replies += 1;
+                self.stats.bytes_out += message.len() as u64;
+                let file = None;
+                self.outputs.push_back(Output::Reply { peer, stream, headers, extensions, message, file });
+                if self.draining {
+                    self.finish_relays_of(peer, stream);
                 }
             }
             Ending::Fail(failed) => {
@@ -505,10 +591,7 @@ impl Broker {
     /// Charges what the caller is about to be sent. What would pass the uid's bound becomes an error without a body; its
     /// bytes are gone. The session settles the charge when it knows what the socket took.
     fn bound_reply(&mut self, peer: PeerId, ending: Ending) -> Ending {
-        let message = match &ending {
-            Ending::Reply(response) => &response.message,
-            Ending::Fail(failed) => &failed.message,
-        };
+        let message = ending.message();
         // What is in the peer's own memory is charged there.
         let lanes = self.peers.get(&peer).and_then(|state| state.lanes.as_ref());
         let len = lanes.map_or_else(|| message.len() as u64, |lanes| lanes.inline_len(message));
@@ -529,7 +612,7 @@ impl Broker {
 }
 
 /// Headers that keep no read buffer alive.
-fn detached(headers: &[HeaderField]) -> Vec<HeaderField> {
+pub(super) fn detached(headers: &[HeaderField]) -> Vec<HeaderField> {
     headers.iter().map(|(key, value)| (key.detach(), value.detach())).collect()
 }
 

@@ -86,6 +86,9 @@ impl Broker {
 
     /// A channel of a peer takes items again.
     pub(crate) fn handle_channel_credited(&mut self, now: Instant, peer: PeerId, stream: u64, channel: u32) {
+        if let Some(relay) = self.find_relay(peer, (stream, channel)) {
+            return self.resume_relay(now, relay);
+        }
         if let Some(id) = self.find_channel(peer, (stream, channel))
             && !self.revoke_channel_if_gone(now, id)
         {
@@ -95,6 +98,9 @@ impl Broker {
 
     /// A channel to a peer has ended: its receiver wants no more, or its end is said.
     pub(crate) fn handle_channel_end(&mut self, peer: PeerId, stream: u64, channel: u32) {
+        if let Some(relay) = self.find_relay(peer, (stream, channel)) {
+            return self.stop_relay(relay);
+        }
         self.close_channel(peer, (stream, channel), ErrorCode::Cancelled);
     }
 
@@ -141,6 +147,7 @@ impl Broker {
 
     /// Closes the channels of a call that ends with an error; the connection ends them by itself.
     pub(super) fn close_channels(&mut self, peer: PeerId, stream: u64, code: ErrorCode) {
+        self.close_relays(peer, stream, code);
         let Some(state) = self.peers.get(&peer).filter(|state| !state.channels.is_empty()) else { return };
         let all: Vec<_> =
             state.channels.range((stream, 0)..=(stream, u32::MAX)).map(|(key, _)| *key).collect();
@@ -161,16 +168,20 @@ impl Broker {
     /// Ends those channels of a peer that live on without their call and whose grant a change of the policy took away.
     /// How many channels it has.
     pub(super) fn revoke_channels(&mut self, now: Instant, peer: PeerId) -> usize {
-        let Some(state) = self.peers.get(&peer).filter(|state| !state.channels.is_empty()) else { return 0 };
+        let relays = self.revoke_relays(now, peer);
+        let Some(state) = self.peers.get(&peer).filter(|state| !state.channels.is_empty()) else {
+            return relays;
+        };
         let all: Vec<PipeId> = state.channels.values().copied().collect();
         for id in &all {
             self.revoke_channel_if_gone(now, *id);
         }
-        all.len()
+        relays + all.len()
     }
 
     /// Lets the channels of a peer be judged anew.
     pub(super) fn unjudge_channels(&mut self, peer: PeerId, epoch: Epoch) {
+        self.unjudge_relays(peer, epoch);
         let Some(state) = self.peers.get(&peer) else { return };
         for id in state.channels.values() {
             if let Some(open) = self.channels.open.get_mut(id) {
@@ -209,6 +220,7 @@ impl Broker {
 
     /// The daemon stops: channels without a call take nothing more, and end after what waits.
     pub(super) fn finish_channels(&mut self) {
+        self.finish_relays();
         let calls =
             |open: &Open| self.peers.get(&open.peer).is_some_and(|s| s.calls.contains_key(&open.stream));
         let all = self.channels.open.iter().filter(|(_, open)| !calls(open)).map(|(id, _)| *id);

@@ -15,7 +15,10 @@ mod local;
 mod monitor;
 mod narrowing;
 mod output;
+mod providers;
 mod quota;
+mod relays;
+mod routes;
 mod slots;
 mod stats;
 mod sweep;
@@ -29,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashMapExt};
-use invoked_proto::registry::{LIMITS, limits, quotas};
+use invoked_proto::registry::{Delivery, LIMITS, limits, quotas};
 
 use calls::CallState;
 pub(crate) use calls::FirstOfCall;
@@ -42,8 +45,12 @@ pub(crate) use monitor::{CallRecord, Timing};
 use narrowing::Waiting;
 pub(crate) use narrowing::{Holder, Narrowing};
 pub(crate) use output::{Observed, Output, Place, Run, held_to};
+pub(crate) use providers::{Listed, ProviderBounds, Registering};
+use providers::{Providers, Serving};
 use quota::{Account, Allowance, Charge, Ledger, Resource};
 pub(crate) use quota::{Bound, Bounds};
+use relays::{PeerRelays, Relays};
+pub(crate) use routes::{AnswerHead, CancelRouted, Forward, forward};
 pub(crate) use slots::CallId;
 use slots::Slots;
 pub(crate) use stats::Stats;
@@ -70,6 +77,8 @@ pub(crate) struct BrokerSettings {
     pub(crate) read_buffer: usize,
     /// Chance, of which the ids of denials are made.
     pub(crate) seed: u64,
+    /// What providers are held to.
+    pub(crate) providers: ProviderBounds,
 }
 
 impl Default for BrokerSettings {
@@ -81,6 +90,7 @@ impl Default for BrokerSettings {
             announced: LIMITS.iter().filter_map(|limit| Some((limit.id?, limit.value))).collect(),
             read_buffer: 256 * 1024,
             seed: 0,
+            providers: ProviderBounds::default(),
         }
     }
 }
@@ -103,6 +113,8 @@ pub(crate) struct Broker {
     next_local: u64,
     calls: Slots<CallState>,
     channels: Channels,
+    providers: Providers,
+    relays: Relays,
     deadlines: BTreeSet<(Instant, CallId)>,
     ledger: Ledger,
     /// The most bytes that were held since memory was last asked back.
@@ -157,6 +169,10 @@ struct PeerState {
     lanes: Option<Arc<ReplyLanes>>,
     calls: HashMap<u64, CallId>,
     channels: PeerChannels,
+    /// Its ends of channels between callers and providers.
+    relays: PeerRelays,
+    /// What it does as a provider.
+    serving: Serving,
 }
 
 impl Broker {
@@ -177,6 +193,8 @@ impl Broker {
             next_local: 0,
             calls: Slots::new(),
             channels: Channels::new(),
+            providers: Providers::default(),
+            relays: Relays::default(),
             deadlines: BTreeSet::new(),
             ledger: Ledger::new(settings.bounds),
             most_held: 0,
@@ -248,17 +266,22 @@ impl Broker {
             lanes: None,
             calls: HashMap::new(),
             channels: PeerChannels::new(),
+            relays: PeerRelays::new(),
+            serving: Serving::default(),
         };
         self.peers.insert(id, state);
         self.order.insert(id);
         id
     }
 
-    /// The connection is gone.
-    pub(crate) fn handle_loss(&mut self, now: Instant, id: PeerId) {
+    /// The connection is gone; `lost` are the daemon's calls to it that were open, as the connection tells them.
+    pub(crate) fn handle_loss(&mut self, now: Instant, id: PeerId, lost: &[(u64, Delivery)]) {
         self.order.remove(&id);
-        if let Some(state) = self.peers.remove(&id) {
+        if let Some(mut state) = self.peers.remove(&id) {
             self.local_peers -= usize::from(state.is_local);
+            self.withdraw_all(id);
+            self.lose_provider(now, id, std::mem::take(&mut state.serving), lost);
+            self.lose_relays(id, std::mem::take(&mut state.relays));
             self.abandon_all(now, id, state);
         }
     }
@@ -330,7 +353,8 @@ impl Broker {
         stats.calls_in_flight = self.calls.len();
         stats.message_bytes = self.ledger.total(Resource::MessageBytes);
         stats.unread_bytes = self.ledger.total(Resource::ReplyBytes);
-        stats.channels = self.channels.len();
+        stats.channels = self.channels.len() + self.relays.len();
+        stats.providers = self.providers.len();
         stats.item_bytes = self.ledger.items();
         stats.segment_bytes = self.ledger.segments();
         let lanes = self.lane_counters.read();

@@ -6,12 +6,14 @@ use std::time::Duration;
 use invoked_proto::Text;
 use invoked_proto::body::Message;
 use invoked_proto::connection::Settings;
-use invoked_proto::metadata::{Failure, HeaderField, Welcome};
+use invoked_proto::metadata::{Extensions, Failure, Grant, HeaderField, Welcome};
 use invoked_proto::registry::ErrorCode;
 
 use super::decisions::DecisionId;
 use super::monitor::{CallRecord, Timing};
 use super::narrowing::Narrowing;
+use super::relays::RelayId;
+use super::routes::{CancelRouted, Forward};
 use super::slots::CallId;
 use crate::authority::PeerLimits;
 use crate::commands::RegisteredCommand;
@@ -65,6 +67,8 @@ pub(crate) enum Output {
         stream: u64,
         /// Headers.
         headers: Vec<HeaderField>,
+        /// Extensions, of a provider's result.
+        extensions: Extensions,
         /// Body and attachments.
         message: Message,
         /// In the place of the body, which is raw and empty then.
@@ -129,6 +133,52 @@ pub(crate) enum Output {
         /// Why, for people.
         message: &'static str,
     },
+    /// Call a provider, with [`forward`](super::forward); what comes of it goes to
+    /// [`Broker::handle_forwarded`](super::Broker::handle_forwarded).
+    Forward(Box<Forward>),
+    /// Cancel a call to a provider; what comes of it goes to
+    /// [`Broker::handle_withdrawn`](super::Broker::handle_withdrawn).
+    CancelRouted(Box<CancelRouted>),
+    /// Give a provider a grant.
+    Grant {
+        /// The provider.
+        peer: PeerId,
+        /// The grant, whose scopes fit a frame.
+        grant: Grant,
+    },
+    /// Take a grant back.
+    Ungrant {
+        /// The provider.
+        peer: PeerId,
+        /// Its number.
+        grant: u64,
+    },
+    /// Tell of the credit that comes for the channels of a stream on which the daemon sends.
+    RelayChannels {
+        /// The caller.
+        peer: PeerId,
+        /// Its stream.
+        stream: u64,
+    },
+    /// Send what waits of a channel between a caller and a provider, by
+    /// [`Broker::serve_relay`](super::Broker::serve_relay).
+    ServeRelay {
+        /// The receiver.
+        peer: PeerId,
+        /// Which channel.
+        relay: RelayId,
+    },
+    /// Give the sender of a channel credit that its final receiver gave.
+    PassCredit {
+        /// The sender.
+        peer: PeerId,
+        /// Its stream.
+        stream: u64,
+        /// The channel.
+        channel: u32,
+        /// How much.
+        credit: u64,
+    },
     /// Nobody waits for this call any more.
     CancelHandler(CallId),
     /// Tell the peer to go.
@@ -163,6 +213,8 @@ pub(crate) enum Place {
     Pool,
     /// On the worker runtime.
     Workers,
+    /// In another process.
+    Provider,
 }
 
 /// Something that happened to a call. Bodies are not shown.

@@ -32,6 +32,14 @@ pub(crate) struct Stats {
     pub(crate) pool_fallbacks: u64,
     /// Results that were given as open files.
     pub(crate) files: u64,
+    /// Interfaces that are provided now.
+    pub(crate) providers: usize,
+    /// Registrations of such since the start.
+    pub(crate) registrations: u64,
+    /// Calls handed to providers since the start.
+    pub(crate) routed: u64,
+    /// Calls that providers went on with long after they were cancelled.
+    pub(crate) overdue: u64,
     /// Connections taken since the start.
     pub(crate) connections: u64,
     /// Connections turned away for a quota.

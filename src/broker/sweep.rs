@@ -101,6 +101,8 @@ impl Broker {
             };
             sweep.peer = id;
             self.refresh(id);
+            self.withdraw_ungranted(id);
+            self.retire_grants(id);
             left = left.saturating_sub(1 + self.revoke_channels(now, id));
         }
         self.sweep = Some(sweep);

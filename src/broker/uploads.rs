@@ -17,6 +17,7 @@ use super::Broker;
 use super::channels::Way;
 use super::output::Output;
 use super::quota::{Account, Charge, Resource};
+use super::relays::RelayEnd;
 use crate::ipc::{End, Inlet, PeerId, PipeId, Taken};
 
 /// A channel on which a caller sends.
@@ -82,6 +83,8 @@ pub(crate) struct FirstOfItem {
     pub(crate) payload: Bytes,
     pub(crate) more: More,
     pub(crate) credit: u64,
+    /// How many items were left out before it.
+    pub(crate) lagged: u64,
 }
 
 impl Broker {
@@ -93,7 +96,10 @@ impl Broker {
         (stream, channel): (u64, u32),
         first: FirstOfItem,
     ) {
-        let FirstOfItem { parts, payload, more, credit } = first;
+        if let Some(relay) = self.find_relay(peer, (stream, channel)) {
+            return self.relay_item(now, relay, first);
+        }
+        let FirstOfItem { parts, payload, more, credit, .. } = first;
         // A channel that was closed here is stopped, or has ended with its call.
         let Some(id) = self.find_channel(peer, (stream, channel)) else { return };
         if self.revoke_channel_if_gone(now, id) {
@@ -126,6 +132,9 @@ impl Broker {
         more: More,
         credit: u64,
     ) {
+        if let Some(relay) = self.find_relay(peer, (stream, channel)) {
+            return self.relay_continuation(relay, fragment, more, credit);
+        }
         let Some(id) = self.find_channel(peer, (stream, channel)) else { return };
         let read_buffer = self.settings.read_buffer;
         let Some(upload) = self.upload_mut(id) else { return };
@@ -144,7 +153,11 @@ impl Broker {
         (stream, channel): (u64, u32),
         code: Option<ErrorCode>,
         message: &str,
+        lagged: u64,
     ) {
+        if let Some(relay) = self.find_relay(peer, (stream, channel)) {
+            return self.end_relay(relay, RelayEnd { code, message: message.to_owned(), lagged });
+        }
         let Some(id) = self.find_channel(peer, (stream, channel)) else { return };
         if let Some(upload) = self.upload_mut(id) {
             if let Some((_, cost)) = upload.growing.take() {

@@ -9,6 +9,7 @@ mod local;
 mod loopback;
 mod policy_source;
 mod process;
+mod providing;
 #[cfg(feature = "watch")]
 mod watch;
 
@@ -28,6 +29,7 @@ pub use authority::{ChangeError, RuntimeAuthority};
 pub use handle::{DaemonHandle, ReloadError, Reloaded};
 pub(crate) use loopback::LoopbackPeer;
 pub(crate) use policy_source::{PolicySource, SourceState};
+pub(crate) use providing::InterfaceBounds;
 
 use crate::app::{AppHandle, Manager};
 use crate::async_runtime::Workers;
@@ -210,6 +212,7 @@ impl Daemon {
                 .collect(),
             read_buffer: Hub::read_buffer_size(),
             seed: chance(),
+            providers: self.config.quotas.provider_bounds(),
         };
         let lanes = self.config.lanes.sizes();
         let broker = Broker::new(settings, handle.in_force().begin(), self.commands);
@@ -286,7 +289,7 @@ fn connection_settings(config: &Config) -> Settings {
     let pool = sizes.pool_from.map_or(0, |_| features::ATTACHED_FDS | features::POOL);
     let file = sizes.file_from.map_or(0, |_| features::ATTACHED_FDS | features::FILE);
     Settings {
-        features: features::CHANNELS | pool | file,
+        features: features::CHANNELS | features::PROVIDE | pool | file,
         // It lets a client notice another daemon.
         instance: chance(),
         max_message: config.quotas.max_message,

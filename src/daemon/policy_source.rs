@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "watch")]
 use super::footprint::Footprint;
 use crate::authority::load::{PasswdFiles, PolicyDirectory, PolicyFiles};
 use crate::authority::{
     AddedCapability, CompiledPolicy, DevOptions, Instance, PluginManifest, Policy, PolicyError, ProcessFacts,
-    ScopeVariable, TauriFiles,
+    ProvidedInterface, ScopeVariable, TauriFiles,
 };
 
 /// What a policy is loaded from.
@@ -46,6 +46,33 @@ pub(crate) struct Parts {
     files: PolicyFiles,
     /// Added at run time.
     pub(super) added: Vec<AddedCapability>,
+    /// What peers provide, or did: who comes again with the same changes nothing.
+    pub(super) registered: Vec<Registered>,
+}
+
+/// An interface that a peer registered.
+#[derive(Debug, Clone)]
+pub(super) struct Registered {
+    pub(super) interface: Arc<ProvidedInterface>,
+    /// Whose.
+    pub(super) uid: u32,
+}
+
+impl Registered {
+    /// Whether the policy is the same with the other in its place.
+    pub(super) fn is_same(&self, other: &Registered) -> bool {
+        self.uid == other.uid && self.is_of_name(other) && self.text() == other.text()
+    }
+
+    /// Whether it is of the same plugin and version.
+    pub(super) fn is_of_name(&self, other: &Registered) -> bool {
+        self.interface.plugin() == other.interface.plugin()
+            && self.interface.major() == other.interface.major()
+    }
+
+    fn text(&self) -> &str {
+        self.interface.source().text()
+    }
 }
 
 /// A policy without errors that is not in force yet.
@@ -74,6 +101,13 @@ impl PolicySource {
     /// All that is wrong.
     pub(super) fn propose(&self, parts: Parts) -> Result<Proposal, Vec<PolicyError>> {
         Ok(Proposal { compiled: self.compile(&parts)?, parts })
+    }
+
+    /// Whether the daemon itself has a plugin of this name.
+    pub(super) fn hosts(&self, plugin: &str) -> bool {
+        self.manifests
+            .iter()
+            .any(|manifest| manifest.name.as_ref().is_some_and(|name| name.as_str() == plugin))
     }
 
     /// What the policy in force is made of.
@@ -115,6 +149,9 @@ impl PolicySource {
         }
         for added in &parts.added {
             policy = policy.capability(added.clone());
+        }
+        for Registered { interface, uid } in &parts.registered {
+            policy = policy.provided(Arc::clone(interface), *uid);
         }
         parts.files.compile(policy)
     }

@@ -1,11 +1,14 @@
 //! `core`: what every daemon tells, and what its operator may do.
 
+use std::collections::BTreeMap;
+
 use invoked_proto::registry::{ErrorCode, quotas};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::app::{AppHandle, Manager, ResourceId};
 use crate::authority::{PermissionSet, Verdict};
+use crate::broker::Listed as Provided;
 use crate::commands::RegisteredCommand;
 use crate::config::Config;
 use crate::daemon::{DaemonHandle, ReloadError};
@@ -17,6 +20,7 @@ use crate::plugin::{self, Plugin};
 
 pub(crate) mod explain;
 mod monitor;
+mod provide;
 pub(crate) mod schema;
 
 /// The plugin.
@@ -41,6 +45,7 @@ pub fn plugin(config: &Config) -> Plugin {
         .map(str::to_owned)
         .to_vec(),
     };
+    let providing = provide::Bounds::of(&config.quotas);
     let argument = |key, kind| Argument { key, kind, optional: true };
     plugin::Builder::new("core")
         .invoke_handler(vec![
@@ -87,6 +92,17 @@ pub fn plugin(config: &Config) -> Plugin {
                 .argument(argument("bodies", "bool")),
             Command::future("schema", schema::schema)
                 .docs("Gives JSON Schemas of capability and permission files, for editors."),
+            Command::future("provide", move |message| provide::provide(providing, message))
+                .docs(
+                    "Lets the caller serve the commands of `interface`, an OpenRPC document as in interface files.\n\nA \
+                     capability must let it: provide = [\"NAME\"]. With `takeOver` it takes the name from whoever serves it now.",
+                )
+                .argument(Argument { key: "interface", kind: "OpenRPC", optional: false })
+                .argument(argument("takeOver", "bool")),
+            Command::future("withdraw", provide::withdraw)
+                .docs("Takes back what the caller serves under `plugin` in version `major`; open calls go on.")
+                .argument(Argument { key: "plugin", kind: "String", optional: false })
+                .argument(Argument { key: "major", kind: "u64", optional: false }),
             Command::future("stats", stats).docs("Tells the counters of the daemon."),
             Command::future("limits", move |message| limits_for(limits.clone(), message))
                 .docs("Tells the limits and quotas in force for the caller."),
@@ -139,12 +155,14 @@ async fn discover(message: InvokeMessage) -> Outcome {
     let listed = daemon.ask(move |hub| {
         hub.with_broker(|broker| {
             let Some(grants) = broker.grants(peer) else { return Vec::new() };
-            let commands = broker.commands().sorted();
+            let hosted = broker.commands().sorted().into_iter();
+            let hosted = hosted.map(|(name, command)| (name.to_owned(), summary(command.docs()).to_owned()));
+            let provided = broker.all_provided().into_iter();
+            let provided = provided.map(|(name, listed)| (name, summary(listed.command.docs()).to_owned()));
+            let all: BTreeMap<String, String> = provided.chain(hosted).collect();
             let allowed =
-                commands.into_iter().filter(|(name, _)| matches!(grants.authorize(name), Verdict::Allow(_)));
-            allowed
-                .map(|(name, command)| Listed { name: name.to_owned(), summary: summary(command).to_owned() })
-                .collect()
+                all.into_iter().filter(|(name, _)| matches!(grants.authorize(name), Verdict::Allow(_)));
+            allowed.map(|(name, summary)| Listed { name, summary }).collect()
         })
     });
     Ok(Response::json(&json!({ "commands": answered(listed.await)? }))?)
@@ -160,8 +178,14 @@ async fn describe(message: InvokeMessage) -> Outcome {
             let canonical = invoked_proto::name::CommandName::parse(&name)
                 .map_err(|error| Fault::refusal(ErrorCode::InvalidArgument, format!("{name:?}: {error}")))?;
             let name = canonical.as_str();
-            match (grants.authorize(name), broker.commands().find(name)) {
-                (Verdict::Allow(_), Some(command)) => Ok(describe_command(&command)),
+            let is_allowed = matches!(grants.authorize(name), Verdict::Allow(_));
+            match (is_allowed, broker.commands().find(name), broker.provided(name)) {
+                (true, Some(command), _) => Ok(describe_command(&command)),
+                (true, None, Some(listed)) => Ok(describe_provided(&listed)),
+                (true, None, None) if broker.policy().registry().has_command(name) => {
+                    let text = format!("nobody provides {name} now");
+                    Err(Fault::refusal(ErrorCode::Unavailable, text))
+                }
                 // The same answer as a call of it would get: it must not tell more.
                 _ => {
                     let refusal = broker.policy().refusal(&grants, name);
@@ -192,6 +216,21 @@ fn describe_command(command: &RegisteredCommand) -> Value {
         "runs": command.execution().name(),
         "scoped": command.is_scoped(),
         "permission": name.permission_allow(),
+    })
+}
+
+fn describe_provided(listed: &Provided) -> Value {
+    let command = &listed.command;
+    json!({
+        "name": command.name().as_str(),
+        "docs": command.docs(),
+        "arguments": command.arguments(),
+        "body": if command.takes_raw() { "raw" } else { "arguments" },
+        "runs": "provider",
+        "scoped": command.is_scoped(),
+        "permission": command.name().permission_allow(),
+        "major": listed.major,
+        "provider": listed.peer.0,
     })
 }
 
@@ -289,6 +328,6 @@ fn gone() -> Fault {
     Fault::new(ErrorCode::Unavailable, "the daemon is stopping")
 }
 
-fn summary(command: &RegisteredCommand) -> &str {
-    command.docs().lines().next().unwrap_or("")
+fn summary(docs: &str) -> &str {
+    docs.lines().next().unwrap_or("")
 }

@@ -22,7 +22,8 @@ use super::local::{self, LocalWaiter};
 use super::monitors::Monitors;
 use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::broker::{
-    Broker, FirstOfCall, FirstOfItem, Narrowing, Observed, Output, Served, Swept, held_to, is_local, serve,
+    AnswerHead, Broker, FirstOfCall, FirstOfItem, Narrowing, Observed, Output, Served, Swept, held_to,
+    is_local, serve,
 };
 use crate::ipc::{Lanes, PeerId, Ready};
 use crate::runner::{Completion, Runner};
@@ -298,8 +299,20 @@ impl Hub {
             Event::Called { stream, flags, call, payload, more, .. } => {
                 broker.handle_call(now, peer, stream, call, FirstOfCall { flags, payload, more });
             }
+            Event::Continued { stream, payload, more } if is_own(stream) => {
+                broker.handle_answer_continuation(now, (peer, stream), &payload, more);
+            }
             Event::Continued { stream, payload, more } => {
                 broker.handle_continuation(now, peer, stream, &payload, more);
+            }
+            Event::Replied { stream, reply, payload, more, .. } => {
+                broker.handle_answer(now, (peer, stream), AnswerHead::Reply(reply), payload, more);
+            }
+            Event::Failed { stream, code, failure, payload, more, .. } => {
+                broker.handle_answer(now, (peer, stream), AnswerHead::Fail(code, failure), payload, more);
+            }
+            Event::CreditCame { stream, channel, bytes } => {
+                broker.handle_credit(peer, stream, channel, bytes);
             }
             Event::Cancelled { stream } => broker.handle_cancel(now, peer, stream),
             Event::ChannelStopped { stream, channel } => broker.handle_channel_end(peer, stream, channel),
@@ -307,16 +320,17 @@ impl Hub {
                 broker.handle_channel_credited(now, peer, stream, channel);
             }
             Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
-                let first = FirstOfItem { parts: item.parts, payload, more, credit };
+                let lagged = item.lagged();
+                let first = FirstOfItem { parts: item.parts, payload, more, credit, lagged };
                 broker.handle_item(now, peer, (stream, channel), first);
             }
             Event::ItemContinued { stream, channel, payload, more, credit } => {
                 broker.handle_item_continuation(peer, (stream, channel), &payload, more, credit);
             }
-            Event::ChannelEnded { stream, channel, code, message, .. } => {
-                broker.handle_upload_end(peer, (stream, channel), code, &message);
+            Event::ChannelEnded { stream, channel, code, message, lagged } => {
+                broker.handle_upload_end(peer, (stream, channel), code, &message, lagged);
             }
-            // The daemon opens no calls to peers yet, so nothing else can be an answer to one.
+            // A provider that says GOAWAY ends its open calls; those that it did not take come as failed.
             _ => {}
         }
     }
@@ -338,7 +352,7 @@ impl Hub {
                 Output::Fail { stream, code, failure, message, .. } if is_local(stream) => {
                     self.answer_local(stream, local::failed(code, &failure, message));
                 }
-                Output::Reply { peer, stream, headers, message, file } => {
+                Output::Reply { peer, stream, headers, extensions, message, file } => {
                     self.answer(peer, stream, |connection| {
                         let lane = if file.is_some() { Lane::File } else { Lane::Pool };
                         let placement = self.place(peer, connection, &message, file.as_ref());
@@ -348,7 +362,7 @@ impl Hub {
                             self.answer_is_placed(peer, stream, lane);
                         }
                         self.note_pooled(&placement);
-                        connection.reply_placed(stream, headers, message, placement)
+                        connection.reply_extended(stream, headers, extensions, message, placement)
                     });
                 }
                 Output::Fail { peer, stream, code, failure, message } => {
@@ -402,6 +416,23 @@ impl Hub {
                 Output::Drain(peer) => {
                     self.with_connection(peer, |connection| connection.drain("the daemon is stopping"));
                 }
+                Output::Forward(call) => self.forward(now, *call),
+                Output::CancelRouted(cancel) => self.cancel_routed(*cancel),
+                Output::Grant { peer, grant } => self.give_grant(peer, &grant),
+                Output::Ungrant { peer, grant } => self.take_grant(peer, grant),
+                Output::RelayChannels { peer, stream } => {
+                    self.with_connection(peer, |connection| connection.relay_channels(stream));
+                }
+                Output::ServeRelay { peer, relay } => {
+                    self.with_connection(peer, |connection| {
+                        self.broker.borrow_mut().serve_relay(relay, connection);
+                    });
+                }
+                Output::PassCredit { peer, stream, channel, credit } => {
+                    self.with_connection(peer, |connection| {
+                        connection.pass_credit(stream, channel, credit);
+                    });
+                }
                 Output::CancelHandler(call) => self.runner.cancel(call),
                 Output::Observed(Observed::Called(record)) => self.call_ended(*record),
                 Output::Observed(observed) => note(&observed),
@@ -431,12 +462,13 @@ impl Hub {
 
     pub(crate) fn forget(&self, peer: PeerId, now: Instant) {
         let link = self.links.borrow_mut().remove(&peer);
-        if let Some(link) = link {
+        let lost = link.map(|link| {
             // What the peer was lent goes back first, so that the memory has one owner.
-            link.connection.borrow_mut().abandon();
-        }
+            link.lose();
+            link.lost.take()
+        });
         self.close_lanes(peer);
-        self.broker.borrow_mut().handle_loss(now, peer);
+        self.broker.borrow_mut().handle_loss(now, peer, &lost.unwrap_or_default());
         self.pump(now);
         self.tell_written(peer);
         self.runner.close_resources(peer);
@@ -516,6 +548,11 @@ impl Hub {
         link.wake();
         Some(result)
     }
+}
+
+/// Whether the daemon opened a stream.
+fn is_own(stream: u64) -> bool {
+    stream.is_multiple_of(2)
 }
 
 fn note(observed: &Observed) {

@@ -7,6 +7,7 @@ mod local;
 mod look;
 mod loopback;
 mod monitors;
+mod providers;
 mod turn;
 
 use std::cell::{Cell, RefCell};
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use invoked_proto::connection::{Connection, Event, Transmit};
 use invoked_proto::error::PeerError;
+use invoked_proto::registry::Delivery;
 use invoked_transport::{AsyncStream, Attachment, FdRefusal, Interest};
 use tokio::time::Sleep;
 
@@ -57,13 +59,26 @@ const LONG_READ: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct Link {
     connection: RefCell<Connection<Attachment>>,
+    /// The daemon's calls to the peer that were open when its socket failed, and whether it may have seen them.
+    lost: RefCell<Vec<(u64, Delivery)>>,
     waker: RefCell<Option<Waker>>,
     woken: Cell<bool>,
 }
 
 impl Link {
     pub(crate) fn new(connection: Connection<Attachment>) -> Self {
-        Link { connection: RefCell::new(connection), waker: RefCell::new(None), woken: Cell::new(false) }
+        Link {
+            connection: RefCell::new(connection),
+            lost: RefCell::default(),
+            waker: RefCell::new(None),
+            woken: Cell::new(false),
+        }
+    }
+
+    /// The socket is of no use any more.
+    fn lose(&self) {
+        let lost = self.connection.borrow_mut().abandon();
+        self.lost.borrow_mut().extend(lost);
     }
 
     /// Lets the session look at its connection. Without effect while it is at it anyway: it writes before it waits.
@@ -309,7 +324,7 @@ impl Session {
             Err(error) if error.kind() == ErrorKind::Interrupted => return,
             Err(error) => {
                 self.ended = Some(Ended::Io(error));
-                self.link.connection.borrow_mut().abandon();
+                self.link.lose();
                 return;
             }
         };

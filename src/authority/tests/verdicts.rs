@@ -215,6 +215,8 @@ fn dev_gives_the_own_uid_what_it_prints() {
     let own = PeerFacts::new(OWN, 5, []);
     let mut expected: Vec<&str> = OPERATE.to_vec();
     expected.extend(["bench.echo", "bench.sink", "fetch", "fs.flush", "fs.read_file", "greet"]);
+    // It may provide plugins, and says so by this.
+    expected.push("core.provide");
     expected.sort_unstable();
     assert_eq!(granted(&policy, &own), expected);
     assert!(policy.snapshot.peer(&own).may_provide("anything"));

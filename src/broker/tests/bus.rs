@@ -3,81 +3,28 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
-use invoked_proto::connection::{Connection, Event, More, Placement, Request, Role, Settings};
-use invoked_proto::metadata::{ChannelDeclaration, Hello, Welcome};
-use invoked_proto::registry::{Delivery, Direction, ErrorCode, LIMITS, Overflow, features};
+use invoked_proto::connection::{Connection, Event, Placement, Request, Role, Settings};
+use invoked_proto::metadata::{ChannelDeclaration, Hello};
+use invoked_proto::registry::{Direction, LIMITS, Overflow, features};
 use invoked_proto::testing::{Token, output};
 
+pub(super) use super::client::{Came, End, Peer};
 use super::wire::Wire;
-use crate::authority::{Format, PeerFacts, Policy, PolicySnapshot, ProcessFacts, Source, UserDirectory};
+use crate::authority::{
+    Format, PeerFacts, Policy, PolicySnapshot, ProcessFacts, ProvidedInterface, Source, UserDirectory,
+};
 use crate::broker::{
-    Bounds, Broker, BrokerSettings, CallId, CallRecord, FirstOfItem, Narrowing, Observed, Output, Run,
-    Served, Swept, held_to, is_local, serve,
+    AnswerHead, Bounds, Broker, BrokerSettings, CallId, CallRecord, FirstOfItem, Narrowing, Observed, Output,
+    Run, Served, Swept, forward, held_to, is_local, serve,
 };
 use crate::commands::CommandTable;
 use crate::ipc::{Channel, Command, Outcome, PeerId, Response};
 use crate::plugin::{self, Assembled, TauriPlugin};
-
-/// How a call ended at its caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
-    Reply(Body),
-    Fail(ErrorCode, Delivery),
-}
-
-/// One client and the daemon's side of its connection.
-pub(super) struct Peer {
-    pub(super) id: PeerId,
-    pub(super) client: Connection<Token>,
-    pub(super) daemon: Connection<Token>,
-    /// What is on its way between them.
-    pub(super) wire: Wire,
-    /// The decisions that came with errors, by stream.
-    pub(super) decisions: BTreeMap<u64, String>,
-    /// Terminal events by stream; more than one for a stream is a bug.
-    pub(super) ends: BTreeMap<u64, Vec<End>>,
-    /// How it was welcomed.
-    pub(super) welcome: Option<Welcome>,
-    /// What came on each channel.
-    pub(super) channels: BTreeMap<(u64, u32), Came>,
-    /// Whether items are consumed as they come.
-    pub(super) consumes: bool,
-    /// How often it was told that a channel on which it sends has ended.
-    pub(super) stops: BTreeMap<(u64, u32), usize>,
-    /// Channels that take items of its again.
-    pub(super) credited: Vec<(u64, u32)>,
-}
-
-/// What a client saw of a channel.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Came {
-    /// Lengths of its items.
-    pub(super) items: Vec<usize>,
-    /// Credit of items that are not consumed.
-    pub(super) held: u64,
-    growing: usize,
-    /// How many were left out before each of the items, and before its end.
-    pub(super) lagged: Vec<u64>,
-    /// How it ended; more than one is a bug.
-    pub(super) ends: Vec<Option<ErrorCode>>,
-}
-
-impl Came {
-    /// Notes bytes of an item; whether it is whole.
-    fn advance(&mut self, bytes: usize, more: More, credit: u64) -> bool {
-        assert!(self.ends.is_empty(), "an item after the end");
-        self.growing += bytes;
-        self.held += credit;
-        if more == More::Whole {
-            self.items.push(std::mem::take(&mut self.growing));
-        }
-        more == More::Whole
-    }
-}
 
 /// The bus.
 pub(super) struct Bus {
@@ -140,9 +87,20 @@ pub(in crate::broker) fn policy(permissions: &str) -> Arc<PolicySnapshot> {
 
 /// The policy of one file.
 pub(super) fn written(text: &str) -> Arc<PolicySnapshot> {
+    written_with(text, &[])
+}
+
+/// The same with what peers have registered.
+pub(super) fn written_with(text: &str, interfaces: &[Arc<ProvidedInterface>]) -> Arc<PolicySnapshot> {
+    // As in the daemon, grants of one policy have not the numbers of those of another.
+    static REVISION: AtomicU64 = AtomicU64::new(1);
     let mut policy = Policy::new(0, &NoUsers)
+        .revision(REVISION.fetch_add(1, Ordering::Relaxed))
         .process_facts(ProcessFacts::Confirmed)
         .document(Source::new("x.toml", None, text), Format::Toml);
+    for interface in interfaces {
+        policy = policy.provided(Arc::clone(interface), 0);
+    }
     for plugin in plugins() {
         policy = policy.manifest(plugin.manifest().clone());
     }
@@ -150,7 +108,7 @@ pub(super) fn written(text: &str) -> Arc<PolicySnapshot> {
 }
 
 fn settings() -> Settings {
-    Settings { features: features::CHANNELS, ..Settings::default() }
+    Settings { features: features::CHANNELS | features::PROVIDE, ..Settings::default() }
 }
 
 /// The limits that WELCOME tells of connections with these settings.
@@ -233,6 +191,9 @@ impl Bus {
             consumes: true,
             stops: BTreeMap::new(),
             credited: Vec::new(),
+            called: VecDeque::new(),
+            withdrawn: Vec::new(),
+            granted: BTreeMap::new(),
         });
         Some(self.peers.len() - 1)
     }
@@ -347,10 +308,15 @@ impl Bus {
 
     /// The client's process is gone.
     pub(super) fn kill(&mut self, peer: usize) {
-        let id = self.peers[peer].id;
-        self.peers[peer].daemon.abandon();
-        self.broker.handle_loss(self.now, id);
+        self.lose(peer);
         self.settle();
+    }
+
+    /// The same, and nothing is carried yet.
+    pub(super) fn lose(&mut self, peer: usize) {
+        let id = self.peers[peer].id;
+        let lost = self.peers[peer].daemon.abandon();
+        self.broker.handle_loss(self.now, id, &lost);
     }
 
     pub(super) fn advance(&mut self, by: Duration) {
@@ -432,57 +398,6 @@ impl Bus {
         to_daemon || to_client
     }
 
-    pub(super) fn take_replies(&mut self, at: usize) {
-        let peer = &mut self.peers[at];
-        while let Some(event) = peer.client.poll_event() {
-            peer.client.release(event.payload_len());
-            let (stream, end) = match event {
-                Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
-                    let came = peer.channels.entry((stream, channel)).or_default();
-                    came.lagged.push(item.lagged());
-                    if came.advance(payload.len(), more, credit) && peer.consumes {
-                        peer.client.give_credit(stream, channel, std::mem::take(&mut came.held));
-                    }
-                    continue;
-                }
-                Event::ItemContinued { stream, channel, payload, more, credit } => {
-                    let came = peer.channels.entry((stream, channel)).or_default();
-                    if came.advance(payload.len(), more, credit) && peer.consumes {
-                        peer.client.give_credit(stream, channel, std::mem::take(&mut came.held));
-                    }
-                    continue;
-                }
-                Event::ChannelEnded { stream, channel, code, lagged, .. } => {
-                    let came = peer.channels.entry((stream, channel)).or_default();
-                    came.ends.push(code);
-                    came.lagged.push(lagged);
-                    continue;
-                }
-                Event::ChannelStopped { stream, channel } => {
-                    *peer.stops.entry((stream, channel)).or_default() += 1;
-                    continue;
-                }
-                Event::ChannelCredited { stream, channel } => {
-                    peer.credited.push((stream, channel));
-                    continue;
-                }
-                Event::Replied { stream, reply, payload, .. } => {
-                    let body = invoked_proto::body::Assembly::begin(reply.parts, payload).unwrap();
-                    // Long replies are only counted here; their bytes are tested in proto.
-                    let body = if body.is_complete() { body.finish().unwrap().body } else { Body::None };
-                    (stream, End::Reply(body))
-                }
-                Event::Failed { stream, code, failure, .. } => {
-                    let decision = failure.decision.map(|id| (stream, id.as_str().to_owned()));
-                    peer.decisions.extend(decision);
-                    (stream, End::Fail(code, failure.delivery))
-                }
-                _ => continue,
-            };
-            peer.ends.entry(stream).or_default().push(end);
-        }
-    }
-
     pub(super) fn take_events(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         while let Some(event) = peer.daemon.poll_event() {
@@ -493,8 +408,23 @@ impl Bus {
                     let first = crate::broker::FirstOfCall { flags, payload, more };
                     self.broker.handle_call(self.now, peer.id, stream, call, first);
                 }
+                Event::Continued { stream, payload, more } if stream.is_multiple_of(2) => {
+                    let at = (peer.id, stream);
+                    self.broker.handle_answer_continuation(self.now, at, &payload, more);
+                }
                 Event::Continued { stream, payload, more } => {
                     self.broker.handle_continuation(self.now, peer.id, stream, &payload, more);
+                }
+                Event::Replied { stream, reply, payload, more, .. } => {
+                    let head = AnswerHead::Reply(reply);
+                    self.broker.handle_answer(self.now, (peer.id, stream), head, payload, more);
+                }
+                Event::Failed { stream, code, failure, payload, more, .. } => {
+                    let head = AnswerHead::Fail(code, failure);
+                    self.broker.handle_answer(self.now, (peer.id, stream), head, payload, more);
+                }
+                Event::CreditCame { stream, channel, bytes } => {
+                    self.broker.handle_credit(peer.id, stream, channel, bytes);
                 }
                 Event::Cancelled { stream } => self.broker.handle_cancel(self.now, peer.id, stream),
                 Event::ChannelStopped { stream, channel } => {
@@ -504,14 +434,16 @@ impl Bus {
                     self.broker.handle_channel_credited(self.now, peer.id, stream, channel);
                 }
                 Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
-                    let first = FirstOfItem { parts: item.parts, payload, more, credit };
+                    let lagged = item.lagged();
+                    let first = FirstOfItem { parts: item.parts, payload, more, credit, lagged };
                     self.broker.handle_item(self.now, peer.id, (stream, channel), first);
                 }
                 Event::ItemContinued { stream, channel, payload, more, credit } => {
                     self.broker.handle_item_continuation(peer.id, (stream, channel), &payload, more, credit);
                 }
-                Event::ChannelEnded { stream, channel, code, message, .. } => {
-                    self.broker.handle_upload_end(peer.id, (stream, channel), code, &message);
+                Event::ChannelEnded { stream, channel, code, message, lagged } => {
+                    let key = (stream, channel);
+                    self.broker.handle_upload_end(peer.id, key, code, &message, lagged);
                 }
                 _ => {}
             }
@@ -566,8 +498,39 @@ impl Bus {
                 Output::Fail { stream, code, failure, .. } if is_local(stream) => {
                     self.local_ends.entry(stream).or_default().push(End::Fail(code, failure.delivery));
                 }
-                Output::Reply { peer, stream, headers, message, .. } => {
-                    self.daemon(peer, |c| c.reply(stream, headers, message).unwrap());
+                Output::Reply { peer, stream, headers, extensions, message, .. } => {
+                    let none = Placement::default();
+                    self.daemon(peer, |c| {
+                        c.reply_extended(stream, headers, extensions, message, none).unwrap();
+                    });
+                }
+                Output::Forward(call) => {
+                    let (id, provider) = (call.call, call.provider);
+                    if self.broker.is_to_forward(id) {
+                        let forwarded = self.daemon(provider, |c| forward(c, *call));
+                        self.broker.handle_forwarded(self.now, id, forwarded);
+                    }
+                }
+                Output::CancelRouted(cancel) => {
+                    let withdrawal = self.daemon(cancel.provider, |c| c.cancel(cancel.stream));
+                    self.broker.handle_withdrawn(cancel.call, cancel.unanswered, withdrawal);
+                }
+                Output::Grant { peer, grant } => {
+                    self.daemon(peer, |c| c.grant(&grant).unwrap());
+                }
+                Output::Ungrant { peer, grant } => {
+                    self.daemon(peer, |c| c.ungrant(grant).unwrap());
+                }
+                Output::RelayChannels { peer, stream } => {
+                    self.daemon(peer, |c| c.relay_channels(stream));
+                }
+                Output::ServeRelay { peer, relay } => {
+                    if let Some(at) = self.peers.iter().position(|known| known.id == peer) {
+                        self.broker.serve_relay(relay, &mut self.peers[at].daemon);
+                    }
+                }
+                Output::PassCredit { peer, stream, channel, credit } => {
+                    self.daemon(peer, |c| c.pass_credit(stream, channel, credit));
                 }
                 Output::Fail { peer, stream, code, failure, message } => {
                     // A connection that was turned away has no streams any more, as in the hub.

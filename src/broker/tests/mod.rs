@@ -3,11 +3,14 @@
 mod allowances;
 mod bus;
 mod channels;
+mod client;
 mod denials;
 mod local;
 mod lossy;
 mod narrowing;
 mod processes;
+mod providers;
+mod providing;
 mod races;
 mod reloads;
 mod schedules;

@@ -232,9 +232,7 @@ impl World {
     fn kill(&mut self, peer: usize) {
         self.alive[peer] = false;
         self.killed += 1;
-        self.bus.peers[peer].daemon.abandon();
-        let id = self.bus.peers[peer].id;
-        self.bus.broker.handle_loss(self.bus.now, id);
+        self.bus.lose(peer);
     }
 
     /// Handlers that begin take their channels; of every fifth they leave one.

@@ -27,10 +27,20 @@ pub(super) fn assert_charges_sum_to_use(bus: &Bus, uids: &[u32]) {
             Way::Down(_) => 0,
         })
         .sum();
+    let mut of_relays = 0;
+    for relay in broker.relays.open.values() {
+        assert_eq!(relay.held(), relay.memory.amount(), "items between a caller and a provider");
+        of_relays += relay.memory.amount();
+    }
+    let of_answers: u64 = calls.iter().map(|call| call.answer_bytes()).sum();
     let unread: u64 = broker.peers.values().map(|peer| peer.unread.amount()).sum();
     let total = |resource| broker.ledger.total(resource);
     assert_eq!(total(Resource::Calls), calls.len() as u64, "a slot for each call");
-    assert_eq!(total(Resource::MessageBytes), of_calls + of_items, "messages and items");
+    assert_eq!(
+        total(Resource::MessageBytes),
+        of_calls + of_items + of_relays + of_answers,
+        "messages and items"
+    );
     assert_eq!(total(Resource::ReplyBytes), unread, "replies");
     assert_eq!(total(Resource::Connections), broker.peers.len() as u64, "connections");
 

@@ -124,6 +124,7 @@ fn to_json(record: &CallRecord) -> Value {
         Place::Inline | Place::InlineAsync => "inline",
         Place::Pool => "pool",
         Place::Workers => "workers",
+        Place::Provider => "provider",
     });
     json!({
         "at_ms": at.and_then(|at| u64::try_from(at.as_millis()).ok()),

@@ -11,7 +11,7 @@ use crate::ipc::{InvokeMessage, Outcome, Response};
 
 /// A schema of each kind of file, by its name.
 pub(crate) fn schemas(policy: &PolicySnapshot, commands: &CommandTable) -> Map<String, Value> {
-    let summary = |name: &str| commands.find(name).map(|command| summary(&command).to_owned());
+    let summary = |name: &str| commands.find(name).map(|command| summary(command.docs()).to_owned());
     let registry = policy.registry();
     let mut schemas = Map::new();
     schemas.insert("capability".to_owned(), registry.capability_schema(&summary));
