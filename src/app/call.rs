@@ -41,6 +41,8 @@ pub(crate) struct BusCall {
     pub(crate) message: Message,
     pub(crate) deadline: Option<Instant>,
     pub(crate) depth: u8,
+    /// For whom it is made, besides whose rights it has.
+    pub(crate) behalf: Arc<[PeerId]>,
 }
 
 /// The call whose command holds a handle.
@@ -49,6 +51,8 @@ pub(crate) struct Calling {
     pub(crate) peer: Arc<Peer>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) depth: u8,
+    /// For whom it is made, besides its peer.
+    pub(crate) behalf: Arc<[PeerId]>,
     pub(crate) cancellation: CancellationToken,
 }
 
@@ -197,7 +201,12 @@ impl<R: Runtime> AppCall<'_, R> {
         };
         let own = self.timeout.map(|timeout| Instant::now() + timeout);
         let inherited = calling.as_ref().and_then(|calling| calling.deadline);
+        let behalf = match (self.rights, &calling) {
+            (Rights::Caller, Some(calling)) => Arc::clone(&calling.behalf),
+            _ => Arc::default(),
+        };
         let call = BusCall {
+            behalf,
             caller: match self.rights {
                 Rights::Daemon => None,
                 Rights::Caller => calling.as_ref().map(|calling| calling.peer.id),

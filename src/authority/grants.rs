@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use invoked_proto::name::CommandName;
 
+use super::joined::default_of_joined;
 use super::limits::{PeerLanes, PeerLimits};
 use super::registry::Part;
 use super::resolve::{CapabilityRules, EntryRules, RuleOrigin};
@@ -118,6 +119,7 @@ impl GrantsBuilder {
                 default: policy.registry.default_scope(command.plugin()),
                 context: Arc::clone(context),
                 typed: TypedScopes::default(),
+                parts: Vec::new(),
                 command: command.clone(),
             };
             rules.insert(command, Rule::Allow(Arc::new(grant)));
@@ -135,6 +137,7 @@ impl GrantsBuilder {
                     default: policy.registry.default_scope(command.plugin()),
                     context: Arc::clone(context),
                     typed: TypedScopes::default(),
+                    parts: Vec::new(),
                 }))
             });
         }
@@ -314,9 +317,25 @@ pub struct Grant {
     default: Arc<ScopeDefault>,
     context: Arc<ScopeContext>,
     typed: TypedScopes,
+    /// Those of which each must allow an argument, where it stands for several.
+    parts: Vec<Arc<Grant>>,
 }
 
 impl Grant {
+    /// One that stands for several of the same command; `scope` is no wider than any of them.
+    pub(super) fn joined(
+        id: GrantId,
+        parts: Vec<Arc<Grant>>,
+        scope: Arc<GrantScope>,
+        context: Arc<ScopeContext>,
+    ) -> Self {
+        let command = parts.first().expect("a call has its own caller's").command.clone();
+        let plugin = Arc::new(PluginScope::new(Vec::new(), Arc::clone(&context)));
+        let (scopes, default) = (Arc::new([scope]), default_of_joined());
+        let typed = TypedScopes::default();
+        Grant { id, command, scoped: true, scopes, plugin, default, context, typed, parts }
+    }
+
     /// Its number.
     #[must_use]
     pub fn id(&self) -> GrantId {
@@ -383,6 +402,12 @@ impl Grant {
     ///
     /// Values are read as `S` at the first call and kept.
     pub fn check<S: ScopeObjectMatch>(&self, input: &S::Input) -> ScopeVerdict {
+        if let Some(denied) = self.parts.iter().map(|part| part.check::<S>(input)).find(|v| !v.is_allowed()) {
+            return denied;
+        }
+        if !self.parts.is_empty() {
+            return ScopeVerdict::Allowed;
+        }
         if !self.scoped {
             return match S::admit(input) {
                 Ok(()) => ScopeVerdict::Allowed,

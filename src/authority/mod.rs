@@ -18,6 +18,7 @@ mod glob;
 mod grants;
 mod identifier;
 mod interface;
+mod joined;
 mod json;
 mod kept;
 mod limits;

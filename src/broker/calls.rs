@@ -12,11 +12,13 @@ use invoked_proto::Text;
 use invoked_proto::body::{Assembly, Message, inline_len};
 use invoked_proto::connection::More;
 use invoked_proto::metadata::{Call, Extensions, Failure, HeaderField};
-use invoked_proto::registry::{Delivery, ErrorCode, limits, tags};
+use invoked_proto::registry::{Delivery, ErrorCode, limits};
 
+use super::decisions::DecisionId;
 use super::local::is_local;
 use super::monitor::Noted;
 use super::narrowing::Early;
+use super::nested::Nested;
 use super::output::{Observed, Output, Place, Run};
 use super::quota::{Charge, Resource};
 use super::routes::{Callee, Provided, Routed, Routing, Unanswered};
@@ -45,6 +47,10 @@ pub(super) struct CallState {
     /// When its caller's leg ends at the latest; once that has, when its callee's has taken too long.
     pub(super) deadline: Option<Instant>,
     started: Instant,
+    /// How many calls stand above it.
+    pub(super) depth: u8,
+    /// For whom it is made, besides its caller.
+    pub(super) nested: Option<Box<Nested>>,
     /// What is to be told of it, where somebody monitors.
     noted: Option<Box<Noted>>,
     _slot: Charge,
@@ -87,6 +93,10 @@ pub(super) struct Admitted {
     pub(super) deadline: Option<Instant>,
     /// How many calls stand above it.
     pub(super) depth: u8,
+    /// For whom it is made, besides its caller; the call has it from when it begins.
+    nested: Option<Box<Nested>>,
+    /// The same peers, the outermost first.
+    behalf: Arc<[PeerId]>,
 }
 
 /// Who runs a command.
@@ -145,6 +155,13 @@ pub(super) struct Failed {
 impl Ending {
     pub(super) fn framework(code: ErrorCode, message: &str, delivery: Delivery) -> Self {
         Ending::fail(code, Failure::framework(code, message, delivery), Message::default())
+    }
+
+    /// A denial under its id.
+    pub(super) fn denied(code: ErrorCode, message: &str, decision: Option<DecisionId>) -> Self {
+        let mut failure = Failure::framework(code, message, Delivery::NotDelivered);
+        failure.decision = decision.map(|id| Text::from(id.to_string().as_str()));
+        Ending::fail(code, failure, Message::default())
     }
 
     /// The code of an error.
@@ -208,7 +225,7 @@ impl Broker {
         let bytes = inline_len(&call.parts).unwrap_or(u64::MAX);
         let noted = self.note_call(now, (peer, stream), flags, &command, bytes);
         match self.admit(now, (peer, stream), flags, call, payload) {
-            Ok((admitted, assembly, slot, memory)) => {
+            Ok((mut admitted, assembly, slot, memory)) => {
                 let state = CallState {
                     caller: Some((peer, stream)),
                     peer,
@@ -217,11 +234,16 @@ impl Broker {
                     deadline: admitted.deadline,
                     phase: Phase::Running,
                     started: now,
+                    depth: admitted.depth,
+                    nested: admitted.nested.take(),
                     noted,
                     _slot: slot,
                     memory,
                 };
                 let id = self.calls.insert(state);
+                if let Some(nested) = self.calls.find(id).and_then(|call| call.nested.as_ref()) {
+                    self.nestings.begin(id, nested);
+                }
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.calls.insert(stream, id);
                 }
@@ -360,12 +382,16 @@ impl Broker {
                 "too many calls of this uid are in flight",
             ));
         };
-        let (grant, callee) = self.authorize(now, peer, &call)?;
+        let nesting = self.nesting(peer, &call)?;
+        let (own, callee) = self.authorize(now, peer, &call)?;
+        let (depth, inherited) = (nesting.depth, nesting.deadline);
+        let (grant, nested) = self.join(now, own, nesting, &call.command)?;
         let deadline = match call.deadline_us {
             Some(0) => return Err(not_delivered(ErrorCode::DeadlineExceeded, "the deadline had passed")),
             None => now + self.settings.default_deadline,
             Some(us) => now + Duration::from_micros(us).min(self.settings.max_deadline),
         };
+        let deadline = inherited.map_or(deadline, |inherited| inherited.min(deadline));
         let total = inline_len(&call.parts).unwrap_or(u64::MAX);
         let state = self.peers.get(&peer).expect("looked up above");
         let memory = match total {
@@ -378,8 +404,7 @@ impl Broker {
         self.stats.bytes_in += total;
         let assembly = Assembly::begin(std::mem::take(&mut call.parts), payload)
             .map_err(|error| not_delivered(error.wire_code(), &error.to_string()))?;
-        // A connection refuses the extension, so it is the daemon's own.
-        let depth = call.extensions.find(tags::DEPTH).and_then(|value| value.first().copied()).unwrap_or(0);
+        let behalf: Arc<[PeerId]> = nested.iter().flat_map(|nested| nested.behalf()).collect();
         let target = match callee {
             Callee::Hosted(command) => {
                 Target::Hosted(command, self.open_channels(peer, stream, &call, &grant))
@@ -390,7 +415,7 @@ impl Broker {
             }
         };
         let (headers, deadline) = (call.headers, Some(deadline));
-        let admitted = Admitted { target, grant, headers, deadline, depth };
+        let admitted = Admitted { target, grant, headers, deadline, depth, nested, behalf };
         Ok((admitted, assembly, slot, memory))
     }
 
@@ -408,9 +433,8 @@ impl Broker {
         }
         let state = self.peers.get(&peer).expect("checked by admit");
         let (code, message) = state.refusal(&self.policy, name);
-        let mut failure = Failure::framework(code, &message, Delivery::NotDelivered);
-        failure.decision = self.deny(now, peer, name, None).map(|id| Text::from(id.to_string().as_str()));
-        Err(Ending::fail(code, failure, Message::default()))
+        let decision = self.deny(now, peer, name, None);
+        Err(Ending::denied(code, &message, decision))
     }
 
     fn receive(&mut self, id: CallId, mut admitted: Admitted, assembly: Assembly) {
@@ -430,11 +454,11 @@ impl Broker {
                 return self.end(now, id, ending);
             }
         };
-        let Admitted { target, grant, headers, deadline, depth } = admitted;
+        let Admitted { target, grant, headers, deadline, depth, behalf, .. } = admitted;
         let (command, channels) = match target {
             Target::Hosted(command, channels) => (command, channels),
             Target::Provided(provided) => {
-                let routing = Routing { provided: *provided, grant, headers, deadline, depth };
+                let routing = Routing { provided: *provided, grant, headers, deadline, depth, behalf };
                 return self.route(now, id, routing, message);
             }
         };
@@ -473,6 +497,7 @@ impl Broker {
             grant,
             deadline,
             depth,
+            behalf,
             stream,
             channels,
             lanes,
@@ -491,7 +516,8 @@ impl Broker {
             Phase::Routed(_) => {
                 self.release_caller(now, id, Some(code), 0);
                 let unanswered = Unanswered { peer, stream, code, text: text.to_owned() };
-                return self.withdraw_routed(now, id, Some(unanswered));
+                self.withdraw_routed(now, id, Some(unanswered));
+                return self.cancel_nested(now, id);
             }
         };
         self.release_caller(now, id, Some(code), 0);
@@ -504,7 +530,10 @@ impl Broker {
         match self.calls.find(id).map(|call| &call.phase) {
             Some(Phase::Running) => self.outputs.push_back(Output::CancelHandler(id)),
             Some(Phase::Receiving(_)) => self.drop_call(id),
-            Some(Phase::Routed(_)) => self.withdraw_routed(now, id, None),
+            Some(Phase::Routed(_)) => {
+                self.withdraw_routed(now, id, None);
+                self.cancel_nested(now, id);
+            }
             None => {}
         }
     }
@@ -546,6 +575,9 @@ impl Broker {
         if let Some(call) = self.calls.remove(id) {
             if let Some(at) = call.deadline {
                 self.deadlines.remove(&(at, id));
+            }
+            if let Some(nested) = &call.nested {
+                self.nestings.end(id, nested);
             }
             if let Phase::Routed(routed) = call.phase {
                 self.forget_routed(*routed);

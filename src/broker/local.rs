@@ -3,6 +3,7 @@
 //! They are authorized, charged, run and ended as any other call. Only their stream tells them apart, and their answer
 //! goes to whoever started them instead of a connection.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +14,7 @@ use invoked_proto::metadata::{Call, Extensions, HeaderField};
 use invoked_proto::registry::{Delivery, ErrorCode, limits, tags};
 
 use super::calls::{Ending, FirstOfCall};
+use super::nested::on_behalf;
 use super::quota::Resource;
 use super::{Broker, PeerState, Standing};
 use crate::authority::PeerFacts;
@@ -37,6 +39,8 @@ pub(crate) struct LocalCall {
     pub(crate) deadline: Option<Instant>,
     /// How many calls stand above this one.
     pub(crate) depth: u8,
+    /// For whom it is made, besides the peer whose rights it has.
+    pub(crate) behalf: Arc<[PeerId]>,
 }
 
 impl Broker {
@@ -70,6 +74,7 @@ impl Broker {
         }
         let mut extensions = Extensions::none();
         extensions.insert(tags::DEPTH, Bytes::copy_from_slice(&[call.depth]));
+        on_behalf(&mut extensions, &call.behalf);
         let micros =
             |at: Instant| u64::try_from(at.saturating_duration_since(now).as_micros()).unwrap_or(u64::MAX);
         let record = Call {

@@ -14,6 +14,7 @@ mod lanes;
 mod local;
 mod monitor;
 mod narrowing;
+mod nested;
 mod output;
 mod providers;
 mod quota;
@@ -44,6 +45,7 @@ pub(crate) use local::{LocalCall, is_local};
 pub(crate) use monitor::{CallRecord, Timing};
 use narrowing::Waiting;
 pub(crate) use narrowing::{Holder, Narrowing};
+use nested::Nestings;
 pub(crate) use output::{Observed, Output, Place, Run, held_to};
 pub(crate) use providers::{Listed, ProviderBounds, Registering};
 use providers::{Providers, Serving};
@@ -115,6 +117,7 @@ pub(crate) struct Broker {
     channels: Channels,
     providers: Providers,
     relays: Relays,
+    nestings: Nestings,
     deadlines: BTreeSet<(Instant, CallId)>,
     ledger: Ledger,
     /// The most bytes that were held since memory was last asked back.
@@ -195,6 +198,7 @@ impl Broker {
             channels: Channels::new(),
             providers: Providers::default(),
             relays: Relays::default(),
+            nestings: Nestings::default(),
             deadlines: BTreeSet::new(),
             ledger: Ledger::new(settings.bounds),
             most_held: 0,

@@ -79,6 +79,8 @@ pub(super) struct Routing {
     pub(super) headers: Vec<HeaderField>,
     pub(super) deadline: Option<Instant>,
     pub(super) depth: u8,
+    /// For whom it is made besides its caller, the outermost first.
+    pub(super) behalf: Arc<[PeerId]>,
 }
 
 /// The provider's leg of a call.
@@ -185,7 +187,7 @@ pub(crate) fn forward<A>(connection: &mut Connection<A>, forward: Forward) -> Re
 impl Broker {
     /// A call's message is whole: hands it to its provider.
     pub(super) fn route(&mut self, now: Instant, id: CallId, routing: Routing, message: Message) {
-        let Routing { provided, grant, headers, deadline, depth } = routing;
+        let Routing { provided, grant, headers, deadline, depth, behalf } = routing;
         let Provided { provider, command, flags, channels, extensions } = provided;
         let refusal = |code, text: &str| Ending::framework(code, text, Delivery::NotDelivered);
         let plugin = command.name().plugin().unwrap_or("").to_owned();
@@ -225,7 +227,7 @@ impl Broker {
             headers,
             deadline_us: deadline.map(|at| micros(at.saturating_duration_since(now))),
             flags,
-            extensions: stamped(extensions, &origin, depth),
+            extensions: stamped(extensions, &origin, depth, behalf.first()),
             channels,
             message,
         };
@@ -491,7 +493,7 @@ impl Broker {
         }));
     }
 
-    fn routed_call(&self, provider: PeerId, stream: u64) -> Option<CallId> {
+    pub(super) fn routed_call(&self, provider: PeerId, stream: u64) -> Option<CallId> {
         self.peers.get(&provider)?.serving.calls.get(&stream).copied()
     }
 
@@ -532,8 +534,16 @@ impl super::calls::CallState {
 }
 
 /// What the daemon writes of a call that it forwards.
-fn stamped(mut extensions: Extensions, origin: &OriginStamp, depth: u8) -> Extensions {
+fn stamped(
+    mut extensions: Extensions,
+    origin: &OriginStamp,
+    depth: u8,
+    on_behalf: Option<&PeerId>,
+) -> Extensions {
     extensions.insert(tags::ORIGIN, origin.encode());
+    if let Some(peer) = on_behalf {
+        extensions.insert(tags::ON_BEHALF, Bytes::copy_from_slice(&peer.0.to_le_bytes()));
+    }
     if depth > 0 {
         extensions.insert(tags::DEPTH, Bytes::copy_from_slice(&[depth]));
     }

@@ -7,6 +7,14 @@ pub(crate) struct CallId {
     generation: u32,
 }
 
+impl CallId {
+    /// Not after any other.
+    pub(super) const FIRST: CallId = CallId { slot: 0, generation: 0 };
+
+    /// Not before any other.
+    pub(super) const LAST: CallId = CallId { slot: u32::MAX, generation: u32::MAX };
+}
+
 /// Values by slot. A name that has ended finds nothing, also after its slot is used again.
 #[derive(Debug)]
 pub(super) struct Slots<T> {

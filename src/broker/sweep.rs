@@ -69,6 +69,7 @@ impl Broker {
         let before = std::mem::replace(&mut self.policy, policy);
         self.epoch = Epoch(self.epoch.0 + 1);
         self.decisions.handle_policy();
+        self.nestings.handle_policy();
         // A sweep that was under way begins again: what it saw, it saw with the eyes of the policy before.
         let mut retired = self.sweep.take().map_or_else(Retired::default, |sweep| sweep.retired);
         retired.policies.push(before);
@@ -181,9 +182,11 @@ impl Broker {
         let Some(state) = self.refresh(peer) else { return false };
         let grants = Arc::clone(&state.grants);
         let epoch = state.epoch;
-        let Some(call) = self.calls.find_mut(id) else { return false };
-        if is_kept(&grants, &call.grant) {
-            call.epoch = epoch;
+        let is_kept = self.calls.find(id).is_some_and(|call| is_kept(&grants, call.own_grant()));
+        if is_kept && self.keeps_nested(id) {
+            if let Some(call) = self.calls.find_mut(id) {
+                call.epoch = epoch;
+            }
             return false;
         }
         self.abandon(now, id, ErrorCode::Revoked, why);

@@ -29,8 +29,8 @@ impl Bus for DaemonHandle {
 }
 
 async fn run(daemon: DaemonHandle, call: BusCall) -> Outcome {
-    let BusCall { caller, command, headers, message, deadline, depth } = call;
-    let call = LocalCall { command, headers, message, deadline, depth };
+    let BusCall { caller, command, headers, message, deadline, depth, behalf } = call;
+    let call = LocalCall { command, headers, message, deadline, depth, behalf };
     let (answer, answered) = oneshot::channel();
     let waiter = LocalWaiter(Box::new(move |outcome| drop(answer.send(outcome))));
     let guard = CancelOnDrop { daemon: daemon.clone(), place: Arc::default() };

@@ -153,6 +153,7 @@ impl<'de, R: Runtime> CommandArg<'de, R> for AppHandle<R> {
             peer: Arc::clone(message.peer()),
             deadline: message.deadline(),
             depth: message.received().depth(),
+            behalf: message.received().behalf(),
             cancellation: message.cancellation().clone(),
         };
         Ok(message.app().with_calling(Some(Arc::new(calling))))

@@ -19,7 +19,7 @@ use super::error::Fault;
 use super::given::CallbackFn;
 use super::headers::Headers;
 use super::lanes::CallLanes;
-use super::peer::{Origin, Peer};
+use super::peer::{Origin, Peer, PeerId};
 use super::resolver::InvokeResolver;
 use super::runtime::{Runtime, Wry};
 use super::state::StateManager;
@@ -37,6 +37,8 @@ pub(crate) struct WireCall {
     pub(crate) deadline: Option<Instant>,
     /// How many calls stand above this one.
     pub(crate) depth: u8,
+    /// For whom it is made, besides its peer, the outermost first.
+    pub(crate) behalf: Arc<[PeerId]>,
     /// The call's stream on its connection.
     pub(crate) stream: u64,
     /// The channels that the call declares and that were not taken; those left end with the call.
@@ -231,6 +233,11 @@ impl Received {
     /// How many calls stand above this one.
     pub(super) fn depth(&self) -> u8 {
         self.call.depth
+    }
+
+    /// For whom it is made, besides its peer.
+    pub(super) fn behalf(&self) -> Arc<[PeerId]> {
+        Arc::clone(&self.call.behalf)
     }
 
     fn body(&self) -> &Body {

@@ -50,6 +50,7 @@ fn message(body: Body) -> InvokeMessage {
         grant: grant(),
         deadline: None,
         depth: 0,
+        behalf: Arc::default(),
         stream: 3,
         channels: crate::ipc::DeclaredChannels::default(),
         lanes: None,

@@ -15,6 +15,7 @@ mod processes;
 mod properties;
 mod proposals;
 mod reference;
+mod routed;
 mod schemas;
 mod scopes;
 mod tauri_acl;

@@ -41,6 +41,7 @@ fn run(command: &Command, body: Body, attachments: Vec<Bytes>, grant: Arc<Grant>
         grant,
         deadline: Some(Instant::now() + Duration::from_secs(3600)),
         depth: 0,
+        behalf: Arc::default(),
         stream: 41,
         channels: crate::ipc::DeclaredChannels::default(),
         lanes: None,
