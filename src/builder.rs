@@ -45,6 +45,7 @@ pub enum Unnamed {}
 #[must_use]
 pub struct Builder<R: Runtime = Wry, N = Unnamed> {
     pub(crate) app: Option<String>,
+    pub(crate) provide_as: Option<String>,
     pub(crate) version: Option<String>,
     pub(crate) handler: InvokeHandler,
     pub(crate) plugins: Vec<Result<Assembled<R>, BuildError>>,
@@ -91,6 +92,7 @@ impl<R: Runtime> Builder<R> {
     pub(crate) fn named(self, context: Context<R>) -> Builder<R, Named> {
         Builder {
             app: Some(context.identifier),
+            provide_as: self.provide_as,
             version: Some(context.version),
             handler: self.handler,
             plugins: self.plugins,
@@ -112,6 +114,7 @@ impl<R: Runtime, N> Builder<R, N> {
     fn without_name() -> Self {
         Builder {
             app: None,
+            provide_as: None,
             version: None,
             handler: InvokeHandler::default(),
             plugins: Vec::new(),
@@ -298,7 +301,7 @@ impl<N> Builder<Wry, N> {
 }
 
 /// The setup hooks in the order in which they run: plugins first.
-fn hooks(
+pub(crate) fn hooks(
     plugins: Vec<Assembled>,
     own: Vec<AppSetup<Wry>>,
     config: &Config,

@@ -109,7 +109,7 @@ impl CommandTable {
     ///
     /// # Errors
     /// A text that names the plugin and the command, if a name is ill-formed or used twice.
-    pub(crate) fn new(plugins: &[Assembled]) -> Result<Self, String> {
+    pub(crate) fn new<'a>(plugins: impl IntoIterator<Item = &'a Assembled>) -> Result<Self, String> {
         let mut by_name = HashMap::new();
         for plugin in plugins {
             for command in plugin.commands() {

@@ -40,6 +40,7 @@ pub mod ipc;
 mod log_limit;
 pub mod plugin;
 pub mod plugins;
+pub mod provider;
 mod runner;
 mod session;
 mod sync;

@@ -144,6 +144,12 @@ impl<R: Runtime> Assembled<R> {
         Assembled { commands, manifest, setup: None }
     }
 
+    /// The same commands as those of a plugin.
+    pub(crate) fn named(mut self, name: PluginName) -> Self {
+        self.manifest.name = Some(name);
+        self
+    }
+
     /// Its name; `None` for the commands of the application itself.
     pub(crate) fn name(&self) -> Option<&PluginName> {
         self.manifest.name.as_ref()

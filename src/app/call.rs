@@ -43,6 +43,8 @@ pub(crate) struct BusCall {
     pub(crate) depth: u8,
     /// For whom it is made, besides whose rights it has.
     pub(crate) behalf: Arc<[PeerId]>,
+    /// The stream of the call whose command makes it, if one does.
+    pub(crate) parent: Option<u64>,
 }
 
 /// The call whose command holds a handle.
@@ -53,6 +55,7 @@ pub(crate) struct Calling {
     pub(crate) depth: u8,
     /// For whom it is made, besides its peer.
     pub(crate) behalf: Arc<[PeerId]>,
+    pub(crate) stream: u64,
     pub(crate) cancellation: CancellationToken,
 }
 
@@ -216,6 +219,7 @@ impl<R: Runtime> AppCall<'_, R> {
             message: self.message,
             deadline: [own, inherited].into_iter().flatten().min(),
             depth: calling.as_ref().map_or(0, |calling| calling.depth.saturating_add(1)),
+            parent: calling.as_ref().map(|calling| calling.stream),
         };
         let Some(calling) = calling else { return bus.call(call).await };
         tokio::select! {

@@ -336,6 +336,28 @@ impl Grant {
         Grant { id, command, scoped: true, scopes, plugin, default, context, typed, parts }
     }
 
+    /// A grant that another daemon compiled: everything in it is resolved.
+    pub(crate) fn given(
+        id: GrantId,
+        command: CommandName,
+        scoped: bool,
+        own: Arc<GrantScope>,
+        global: Vec<Arc<GrantScope>>,
+    ) -> Self {
+        let context = Arc::new(ScopeContext::default());
+        Grant {
+            id,
+            command,
+            scoped,
+            scopes: Arc::new([own]),
+            plugin: Arc::new(PluginScope::new(global, Arc::clone(&context))),
+            default: Arc::new(ScopeDefault::Everything),
+            context,
+            typed: TypedScopes::default(),
+            parts: Vec::new(),
+        }
+    }
+
     /// Its number.
     #[must_use]
     pub fn id(&self) -> GrantId {

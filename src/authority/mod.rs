@@ -15,6 +15,7 @@ mod editor;
 mod embedded;
 mod explain;
 mod glob;
+pub(crate) mod granted;
 mod grants;
 mod identifier;
 mod interface;

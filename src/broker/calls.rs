@@ -219,12 +219,24 @@ impl Broker {
         if self.is_waiting(peer) {
             return self.hold_early(peer, Early::Call { stream, call: Box::new(call), first });
         }
+        self.begin_call(now, (peer, stream), call, first, None);
+    }
+
+    /// Begins a call, which `granted` allows where somebody else has judged it already.
+    pub(super) fn begin_call(
+        &mut self,
+        now: Instant,
+        (peer, stream): (PeerId, u64),
+        call: Call,
+        first: FirstOfCall,
+        granted: Option<Arc<Grant>>,
+    ) {
         let FirstOfCall { flags, payload, more } = first;
         self.stats.calls += 1;
         let command = call.command.clone();
         let bytes = inline_len(&call.parts).unwrap_or(u64::MAX);
         let noted = self.note_call(now, (peer, stream), flags, &command, bytes);
-        match self.admit(now, (peer, stream), flags, call, payload) {
+        match self.admit(now, (peer, stream), flags, call, payload, granted) {
             Ok((mut admitted, assembly, slot, memory)) => {
                 let state = CallState {
                     caller: Some((peer, stream)),
@@ -368,6 +380,7 @@ impl Broker {
         flags: u16,
         mut call: Call,
         payload: Bytes,
+        granted: Option<Arc<Grant>>,
     ) -> Result<(Admitted, Assembly, Charge, Option<Charge>), Ending> {
         let not_delivered = |code, text: &str| Ending::framework(code, text, Delivery::NotDelivered);
         let Some(state) = self.refresh(peer) else {
@@ -383,9 +396,20 @@ impl Broker {
             ));
         };
         let nesting = self.nesting(peer, &call)?;
-        let (own, callee) = self.authorize(now, peer, &call)?;
         let (depth, inherited) = (nesting.depth, nesting.deadline);
-        let (grant, nested) = self.join(now, own, nesting, &call.command)?;
+        let (grant, callee, nested) = match granted {
+            Some(grant) => {
+                let command = self.commands.find(&call.command);
+                let text = "this provider does not serve the command";
+                let command = command.ok_or_else(|| not_delivered(ErrorCode::NotFound, text))?;
+                (grant, Callee::Hosted(command), None)
+            }
+            None => {
+                let (own, callee) = self.authorize(now, peer, &call)?;
+                let (grant, nested) = self.join(now, own, nesting, &call.command)?;
+                (grant, callee, nested)
+            }
+        };
         let deadline = match call.deadline_us {
             Some(0) => return Err(not_delivered(ErrorCode::DeadlineExceeded, "the deadline had passed")),
             None => now + self.settings.default_deadline,
@@ -629,6 +653,9 @@ impl Broker {
         let len = lanes.map_or_else(|| message.len() as u64, |lanes| lanes.inline_len(message));
         self.note_held(len);
         let Some(state) = self.peers.get_mut(&peer) else { return ending };
+        if len > 0 {
+            self.origins.iter_mut().for_each(|origins| origins.note_answer(peer));
+        }
         if len == 0 || state.unread.grow(len) {
             return ending;
         }

@@ -45,8 +45,12 @@ impl Broker {
         command: &Text,
         refusal: Option<&Arc<ScopeRefusal>>,
     ) -> Option<DecisionId> {
-        let state = self.peers.get(&peer)?;
         self.stats.denied += 1;
+        if self.origins.is_some() {
+            // The policy is the daemon's, and so is the word on why.
+            return None;
+        }
+        let state = self.peers.get(&peer)?;
         // Names that no command has share one kind, so that making up names does not make lines.
         let kind = self.commands.find(command).map_or(String::new(), |command| command.name().to_owned());
         let due = self.denial_log.due(now, state.peer.uid, kind);

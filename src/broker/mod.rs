@@ -15,6 +15,7 @@ mod local;
 mod monitor;
 mod narrowing;
 mod nested;
+mod origins;
 mod output;
 mod providers;
 mod quota;
@@ -131,6 +132,8 @@ pub(crate) struct Broker {
     bodies: Option<Rc<Account>>,
     lane_counters: Arc<LaneCounters>,
     draining: bool,
+    /// What a provider knows of those for whom its daemon calls; `None` in a daemon.
+    origins: Option<origins::Origins>,
 }
 
 /// How far a peer has come.
@@ -214,6 +217,7 @@ impl Broker {
             bodies: None,
             lane_counters: Arc::default(),
             draining: false,
+            origins: None,
         }
     }
 
@@ -242,9 +246,22 @@ impl Broker {
         allowance: Allowance,
         connection: Charge,
     ) -> PeerId {
-        let unread = account.charge_nothing(Resource::ReplyBytes);
         let id = PeerId(self.next_peer);
         self.next_peer += 1;
+        self.add_peer_as(id, facts, grants, account, allowance, connection);
+        id
+    }
+
+    fn add_peer_as(
+        &mut self,
+        id: PeerId,
+        facts: PeerFacts,
+        grants: Arc<PeerGrants>,
+        account: Rc<Account>,
+        allowance: Allowance,
+        connection: Charge,
+    ) {
+        let unread = account.charge_nothing(Resource::ReplyBytes);
         let peer = Arc::new(Peer {
             id,
             uid: facts.uid,
@@ -275,7 +292,6 @@ impl Broker {
         };
         self.peers.insert(id, state);
         self.order.insert(id);
-        id
     }
 
     /// The connection is gone; `lost` are the daemon's calls to it that were open, as the connection tells them.

@@ -29,7 +29,7 @@ impl Bus for DaemonHandle {
 }
 
 async fn run(daemon: DaemonHandle, call: BusCall) -> Outcome {
-    let BusCall { caller, command, headers, message, deadline, depth, behalf } = call;
+    let BusCall { caller, command, headers, message, deadline, depth, behalf, parent: _ } = call;
     let call = LocalCall { command, headers, message, deadline, depth, behalf };
     let (answer, answered) = oneshot::channel();
     let waiter = LocalWaiter(Box::new(move |outcome| drop(answer.send(outcome))));

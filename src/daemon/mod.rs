@@ -69,6 +69,18 @@ pub(crate) struct SetupHook {
 
 type SetupFn = Box<dyn FnOnce(&AppHandle) -> Result<(), Box<dyn std::error::Error>> + Send>;
 
+impl SetupHook {
+    /// Runs the hooks in order on this thread, as on one of the workers.
+    pub(crate) fn run_all(hooks: Vec<Self>, app: &AppHandle, workers: &Workers) -> Result<(), BuildError> {
+        let _adopted = Workers::adopt_this_thread(workers.handle());
+        let _entered = workers.handle().enter();
+        for SetupHook { plugin, run } in hooks {
+            run(app).map_err(|error| BuildError::Setup { plugin, message: with_causes(&*error) })?;
+        }
+        Ok(())
+    }
+}
+
 impl std::fmt::Debug for SetupHook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SetupHook").field("plugin", &self.plugin).finish()
@@ -159,12 +171,7 @@ impl Daemon {
             .map_err(BuildError::io("starting the worker runtime"))?;
         self.app.run_by(Box::new(handle.clone()));
         self.app.manage(handle.clone());
-        let _adopted = Workers::adopt_this_thread(workers.handle());
-        let _entered = workers.handle().enter();
-        for SetupHook { plugin, run } in self.setup.drain(..) {
-            run(&self.app).map_err(|error| BuildError::Setup { plugin, message: with_causes(&*error) })?;
-        }
-        drop(_entered);
+        SetupHook::run_all(std::mem::take(&mut self.setup), &self.app, &workers)?;
         Ok(workers)
     }
 
@@ -180,47 +187,27 @@ impl Daemon {
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default())
             .map_err(BuildError::io("starting the loop"))?;
-        let runner_settings = RunnerSettings {
-            pool_threads: self.config.runtime.pool_threads.get().into(),
-            pool_queue: self.config.runtime.pool_queue.get().into(),
-        };
+        let settings = Loop::of(&self.config);
         let _adopted = Workers::adopt_this_thread(workers.handle());
         let _on_loop = authority::enter_loop();
-        let (runner, completions) = Runner::new(runner_settings, workers.handle().clone(), self.app.clone());
+        let runner = Runner::new(settings.runner, workers.handle().clone(), self.app.clone());
         let until = until(handle.clone());
         let _loop_thread = LoopThread::enter();
-        runtime.block_on(self.serve(listener, runner, completions, handle, asks, until))
+        runtime.block_on(self.serve(listener, settings, runner, handle, asks, until))
     }
 
     async fn serve(
         self,
         listener: Option<Listener>,
-        runner: Runner,
-        completions: mpsc::Receiver<Completion>,
+        settings: Loop,
+        (runner, completions): (Runner, mpsc::Receiver<Completion>),
         handle: DaemonHandle,
         mut asks: mpsc::Receiver<Ask>,
         until: impl Future<Output = ()>,
     ) -> Result<(), BuildError> {
-        let settings = BrokerSettings {
-            bounds: self.config.quotas.bounds(),
-            default_deadline: Duration::from_millis(self.config.runtime.default_deadline_ms),
-            max_deadline: Duration::from_millis(self.config.runtime.max_deadline_ms),
-            announced: self
-                .config
-                .limits_in_force()
-                .filter_map(|(limit, value)| Some((limit.id?, value)))
-                .collect(),
-            read_buffer: Hub::read_buffer_size(),
-            seed: chance(),
-            providers: self.config.quotas.provider_bounds(),
-        };
         let lanes = self.config.lanes.sizes();
-        let broker = Broker::new(settings, handle.in_force().begin(), self.commands);
-        let waits = Waits {
-            slow_consumer: Duration::from_millis(self.config.runtime.slow_consumer_timeout_ms),
-            busy_poll: Duration::from_micros(self.config.runtime.busy_poll_us.into()),
-        };
-        let hub = Rc::new(Hub::new(broker, runner, connection_settings(&self.config), waits, lanes));
+        let broker = Broker::new(settings.broker, handle.in_force().begin(), self.commands);
+        let hub = Rc::new(Hub::new(broker, runner, settings.connection, settings.waits, lanes));
         hub.set_own_peer(hub.admit_local(own_facts(self.source.own_uid)));
         let listener =
             listener.map(AsyncListener::new).transpose().map_err(BuildError::io("watching the socket"))?;
@@ -252,6 +239,40 @@ impl Daemon {
     }
 }
 
+/// What a configuration says of a loop and what is below it.
+pub(crate) struct Loop {
+    pub(crate) runner: RunnerSettings,
+    pub(crate) broker: BrokerSettings,
+    pub(crate) connection: Settings,
+    pub(crate) waits: Waits,
+}
+
+impl Loop {
+    pub(crate) fn of(config: &Config) -> Self {
+        let limits = config.limits_in_force();
+        Loop {
+            runner: RunnerSettings {
+                pool_threads: config.runtime.pool_threads.get().into(),
+                pool_queue: config.runtime.pool_queue.get().into(),
+            },
+            broker: BrokerSettings {
+                bounds: config.quotas.bounds(),
+                default_deadline: Duration::from_millis(config.runtime.default_deadline_ms),
+                max_deadline: Duration::from_millis(config.runtime.max_deadline_ms),
+                announced: limits.filter_map(|(limit, value)| Some((limit.id?, value))).collect(),
+                read_buffer: Hub::read_buffer_size(),
+                seed: chance(),
+                providers: config.quotas.provider_bounds(),
+            },
+            connection: connection_settings(config),
+            waits: Waits {
+                slow_consumer: Duration::from_millis(config.runtime.slow_consumer_timeout_ms),
+                busy_poll: Duration::from_micros(config.runtime.busy_poll_us.into()),
+            },
+        }
+    }
+}
+
 /// What the daemon is to itself.
 fn own_facts(uid: u32) -> PeerFacts {
     let groups = rustix::process::getgroups().unwrap_or_default();
@@ -271,7 +292,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// What goes on beside the sessions until the daemon has stopped.
-fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> JoinSet<()> {
+pub(crate) fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let [channels, deadlines, memory, policy, narrowing] = std::array::from_fn(|_| Rc::clone(hub));
     tasks.spawn_local(complete(Rc::clone(hub), completions));

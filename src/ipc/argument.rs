@@ -154,6 +154,7 @@ impl<'de, R: Runtime> CommandArg<'de, R> for AppHandle<R> {
             deadline: message.deadline(),
             depth: message.received().depth(),
             behalf: message.received().behalf(),
+            stream: message.callback().0,
             cancellation: message.cancellation().clone(),
         };
         Ok(message.app().with_calling(Some(Arc::new(calling))))

@@ -9,6 +9,7 @@ mod loopback;
 mod monitors;
 mod providers;
 mod turn;
+mod upstream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -34,6 +35,7 @@ use look::Looks;
 pub(crate) use loopback::{Loopback, LoopbackAsk, LoopbackCall};
 pub(crate) use monitors::Watcher;
 pub(crate) use turn::{Turn, Turns};
+pub(crate) use upstream::Upstream;
 
 use crate::ipc::PeerId;
 
@@ -149,6 +151,8 @@ pub(crate) struct Session {
     handshake: Option<Turn>,
     /// Kept while rules may rely on what its process is.
     claim: Option<ProcessClaim>,
+    /// At the other end is the daemon, not a peer of this one.
+    upstream: Option<Rc<Upstream>>,
     looks: Looks,
 }
 
@@ -161,6 +165,20 @@ impl Session {
         claim: Option<ProcessClaim>,
     ) -> Self {
         let link = hub.link(id);
+        let mut session = Session::over(hub, id, stream, link);
+        (session.handshake, session.claim) = (Some(handshake), claim);
+        session
+    }
+
+    /// The session of a provider with its daemon.
+    pub(crate) fn with_daemon(hub: Rc<Hub>, upstream: Rc<Upstream>, stream: AsyncStream) -> Self {
+        let (id, link) = (upstream.peer(), upstream.link());
+        let mut session = Session::over(hub, id, stream, link);
+        session.upstream = Some(upstream);
+        session
+    }
+
+    fn over(hub: Rc<Hub>, id: PeerId, stream: AsyncStream, link: Rc<Link>) -> Self {
         let looks = Looks::new(hub.busy_poll());
         Session {
             hub,
@@ -175,8 +193,9 @@ impl Session {
             crowded: false,
             yields: false,
             unhandled: false,
-            handshake: Some(handshake),
-            claim,
+            handshake: None,
+            claim: None,
+            upstream: None,
             looks,
         }
     }
@@ -360,7 +379,14 @@ impl Session {
             if matches!(event, Event::Called { .. }) && self.claim.take_if(|claim| !claim.holds()).is_some() {
                 self.hub.forget_process(now, self.id);
             }
-            self.hub.handle_event(now, self.id, event);
+            match &self.upstream {
+                None => self.hub.handle_event(now, self.id, event),
+                Some(upstream) => {
+                    if let Err(error) = upstream.handle_event(now, event) {
+                        self.ended = Some(Ended::Protocol(error));
+                    }
+                }
+            }
             // At once, so that what each call is charged is known when the next is judged.
             self.hub.pump(now);
             if now.elapsed() > TURN_TIME {
@@ -377,8 +403,7 @@ impl Session {
         let mut written = 0;
         let result = loop {
             if written > TURN_BYTES {
-                let (unread, unconfirmed) = self.unread(&transmit);
-                self.hub.note_unread(self.id, unread, unconfirmed);
+                self.note_unread(&transmit);
                 self.unwritten = Some(transmit);
                 self.yields = true;
                 return None;
@@ -396,8 +421,7 @@ impl Session {
                 Err(error) => break Err(error),
             }
         };
-        let (unread, unconfirmed) = self.unread(&transmit);
-        self.hub.note_unread(self.id, unread, unconfirmed);
+        self.note_unread(&transmit);
         match result {
             Ok(()) => {
                 self.hub.keep_transmit(transmit);
@@ -425,10 +449,15 @@ impl Session {
         }
     }
 
-    /// Bytes that wait for the peer to read them, and file descriptors that it has not confirmed.
-    fn unread(&self, transmit: &Transmit<Attachment>) -> (usize, usize) {
+    /// Notes the bytes that wait for the peer to read them, and the file descriptors that it has not confirmed.
+    fn note_unread(&self, transmit: &Transmit<Attachment>) {
         let connection = self.link.connection.borrow();
-        (transmit.len() + connection.unsent().bytes, connection.unconfirmed_fds())
+        let (bytes, fds) = (transmit.len() + connection.unsent().bytes, connection.unconfirmed_fds());
+        drop(connection);
+        match &self.upstream {
+            None => self.hub.note_unread(self.id, bytes, fds),
+            Some(upstream) => upstream.note_unread(bytes),
+        }
     }
 
     fn is_over(&mut self) -> Option<Ended> {
@@ -459,6 +488,10 @@ impl Session {
 impl Drop for Session {
     /// Also when its task ends by a panic: the broker must not keep a peer that nobody serves.
     fn drop(&mut self) {
-        self.hub.forget(self.id, Instant::now());
+        let now = Instant::now();
+        match &self.upstream {
+            None => self.hub.forget(self.id, now),
+            Some(upstream) => upstream.lost(now),
+        }
     }
 }

@@ -42,6 +42,8 @@ mod connect;
 #[cfg(unix)]
 mod credentials;
 #[cfg(unix)]
+mod dial;
+#[cfg(unix)]
 mod directory;
 #[cfg(unix)]
 mod inherited;
@@ -81,6 +83,8 @@ pub use choose::{
 pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectFault, Denied, DeniedKind};
 #[cfg(unix)]
 pub use credentials::{Credentials, PeerProcess};
+#[cfg(unix)]
+pub use dial::{DialError, Dialled, Server, dial};
 #[cfg(unix)]
 pub use directory::DirectoryFault;
 #[cfg(unix)]

@@ -8,6 +8,7 @@ use invoked_proto::Text;
 use invoked_proto::connection::Settings;
 use invoked_proto::metadata::Hello;
 use invoked_proto::registry::{Lane, features, limits};
+pub use invoked_transport::Server;
 use invoked_transport::{Address, AddressOptions, BusyPoll};
 
 /// How long [`Options::connect_timeout`] is unless it is set.
@@ -43,20 +44,6 @@ pub struct Options {
     name: Option<String>,
     version: String,
     narrow: Option<Vec<String>>,
-}
-
-/// Whom a client accepts at the other end of its socket. The kernel says who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Server {
-    /// Root, or the uid of this process. At an address that nobody named, also the owner of a directory that only root or
-    /// that owner could have made, as for a system daemon with a user of its own.
-    #[default]
-    Trusted,
-    /// This uid, besides root and the uid of this process.
-    Uid(u32),
-    /// Whoever listens there. For an address that its user trusts for another reason.
-    Anyone,
 }
 
 /// What a client does about a lost connection. It never reconnects while nobody calls.
