@@ -3,6 +3,7 @@
 //! It owns flags, arguments and their forms; it does nothing with them.
 
 mod measure;
+mod serve;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use invoked_client::{Address, AppName, DEFAULT_CONNECT_TIMEOUT};
 pub(super) use self::measure::{
     BenchCommand, ChannelsArgs, FloorArgs, FloorKind, LatencyArgs, MeasureArgs, ThroughputArgs,
 };
+pub(super) use self::serve::ServeArgs;
 use super::items::{Printed, printed};
 use super::tour::StepName;
 use crate::authority::PeerQuestion;
@@ -80,6 +82,8 @@ pub(super) struct Global {
 pub(super) enum Command {
     /// Call a command and print its result
     Call(CallArgs),
+    /// Serve a command: each call runs a program
+    Serve(ServeArgs),
     /// List the commands that you may call
     List,
     /// Tell about one command, with a line to paste

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::delivery::{kept_lines, kept_objects, raw};
 use super::json::{Layout, layout, printable};
 use super::output::Output;
+use crate::provider::ProvideError;
 
 /// Exit code of a command line that says nothing sensible.
 const USAGE: u8 = 2;
@@ -36,6 +37,9 @@ pub(crate) enum Failure {
         /// Where its attachments were saved, each one if it was.
         kept: Vec<Option<PathBuf>>,
     },
+    /// Nothing is provided, or no more.
+    #[error("{0}")]
+    Provide(#[from] ProvideError),
     /// This machine refused something.
     #[error("{what}: {source}")]
     Local {
@@ -120,6 +124,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => USAGE,
             Failure::Call { error, .. } => error.code().map_or(LOCAL, ErrorCode::exit_code),
+            Failure::Provide(error) => error.code().map_or(LOCAL, ErrorCode::exit_code),
             Failure::Local { .. } => LOCAL,
             Failure::Told => 1,
             Failure::Denied => ErrorCode::PermissionDenied.exit_code(),
@@ -140,6 +145,10 @@ impl Failure {
             }
             Failure::Local { .. } => {
                 json!({ "error": { "code": "local", "message": self.to_string() } }).to_string()
+            }
+            Failure::Provide(error) => {
+                let code = error.code().map_or("local", ErrorCode::name);
+                json!({ "error": { "code": code, "message": self.to_string() } }).to_string()
             }
             Failure::Call { error, hint, kept } => error_line(error, hint.as_deref(), kept),
         };

@@ -25,6 +25,7 @@ mod output;
 mod policy_files;
 mod sandbox;
 mod schema;
+mod serve;
 mod status;
 mod time;
 mod tour;
@@ -64,6 +65,7 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<(), Failure> {
     }
     match &cli.command {
         Command::Call(args) => call::run(global, args, output),
+        Command::Serve(args) => serve::run(global, args, output),
         Command::List => list::run(global, output),
         Command::Describe(args) => describe::run(global, args, output),
         Command::Whoami => status::whoami(global, output),

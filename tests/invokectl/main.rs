@@ -9,4 +9,5 @@ mod interrupts;
 mod measure;
 mod monitor;
 mod narrow;
+mod serve;
 mod world;

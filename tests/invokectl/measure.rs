@@ -126,8 +126,8 @@ fn the_tour_verifies_every_step_and_leaves_nothing() {
     let (sum, steps) = lines.split_last().expect("lines");
     let names: Vec<&str> = steps.iter().filter_map(|step| step["step"].as_str()).collect();
     let expected = [
-        "start", "json", "raw", "mixed", "items", "lines", "cancel", "denial", "deadline", "crash",
-        "takeover", "latency",
+        "start", "json", "raw", "mixed", "items", "lines", "cancel", "denial", "provide", "killed",
+        "deadline", "crash", "takeover", "latency",
     ];
     assert_eq!(names, expected);
     assert!(steps.iter().all(|step| step["ok"] == true && step["line"].is_string()), "{lines:?}");

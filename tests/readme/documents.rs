@@ -45,8 +45,9 @@ const GALLERY: [&str; 6] =
 /// Examples are compiled and run; so what a document shows of them works.
 #[test]
 fn rust_in_the_docs_stands_in_an_example() {
-    let mut sources =
-        ["host", "embed", "blocking_caller"].map(|name| read(format!("examples/{name}.rs"))).to_vec();
+    let mut sources = ["host", "embed", "blocking_caller", "provide", "provide_caller"]
+        .map(|name| read(format!("examples/{name}.rs")))
+        .to_vec();
     sources.extend(GALLERY.map(|name| read(format!("examples/gallery/{name}.rs"))));
     let mut count = 0;
     for (document, _) in markdown().iter().filter(|(document, _)| document.starts_with("docs/")) {

@@ -20,6 +20,7 @@ const RUN: &[&str] = &[
     "README.md",
     "docs/getting-started.md",
     "docs/hosting.md",
+    "docs/providing.md",
     "docs/move-a-command.md",
     "docs/files.md",
     "docs/operations.md",

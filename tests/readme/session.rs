@@ -1,4 +1,4 @@
-//! Two terminals on a clean clone: one in which a daemon runs, one in which commands end.
+//! Three terminals on a clean clone: one in which a daemon runs, one for a provider at it, one in which commands end.
 //!
 //! What a reader types runs as it stands, by a shell, with two differences: ` --release` is left out, because a second
 //! optimised build would cost minutes and show nothing more; and the daemon's address and configuration are those of
@@ -23,6 +23,8 @@ pub(crate) struct Session {
     /// Where commands run that need no checkout; only this user may enter it.
     place: TempDir,
     daemon: Option<Daemon>,
+    /// A process that goes on beside it, at the daemon.
+    provider: Option<Daemon>,
     /// Of the clone, for as long as this lasts.
     _lock: File,
 }
@@ -53,8 +55,13 @@ impl Session {
         let cloned =
             Command::new("git").args(["clone", "--quiet", "--local"]).arg(root()).arg(&clone).status();
         assert!(cloned.expect("git runs").success(), "git clone failed");
-        let session =
-            Session { clone, place: TempDir::new().expect("a directory"), daemon: None, _lock: lock };
+        let session = Session {
+            clone,
+            place: TempDir::new().expect("a directory"),
+            daemon: None,
+            provider: None,
+            _lock: lock,
+        };
         let built = ["--offline", "--locked"].iter().any(|from| session.build(from));
         assert!(built, "the clone does not build");
         session
@@ -71,6 +78,7 @@ impl Session {
 
     /// A document begins: nothing runs, no file is there.
     pub(crate) fn begin(&mut self) {
+        self.provider = None;
         self.daemon = None;
         self.place = TempDir::new().expect("a directory");
     }
@@ -84,6 +92,9 @@ impl Session {
         } else if block.is(&["console", "daemon"]) {
             let [step] = &block.steps()[..] else { panic!("{}: one command", block.place) };
             self.start(block, &step.command, &step.expected);
+        } else if block.is(&["console", "provider"]) {
+            let [step] = &block.steps()[..] else { panic!("{}: one command", block.place) };
+            self.provide(block, &step.command, &step.expected);
         } else if block.is(&["text", "log"]) {
             self.await_lines(block, "log", &block.text.lines().map(str::to_owned).collect::<Vec<_>>());
         } else if block.is(&["toml"])
@@ -140,6 +151,15 @@ impl Session {
         shell.stdout(create("out")).stderr(create("log"));
         self.daemon = Some(Daemon(shell.spawn().expect("a shell runs")));
         self.await_lines(block, "out", expected);
+    }
+
+    fn provide(&mut self, block: &Block, command: &str, expected: &[String]) {
+        self.provider = None;
+        let out = File::create(self.place.path().join("provider")).expect("a file");
+        let mut shell = self.shell(&format!("exec {command}"), self.directory(command));
+        shell.stderr(out.try_clone().expect("a second handle")).stdout(out);
+        self.provider = Some(Daemon(shell.spawn().expect("a shell runs")));
+        self.await_lines(block, "provider", expected);
     }
 
     /// Waits until the daemon has written what `expected` says.

@@ -4,6 +4,7 @@
 //! where the line is one of invokectl's, and fails unless the answer is what it should be.
 
 mod faults;
+mod providers;
 mod steps;
 mod streams;
 mod world;
@@ -39,6 +40,10 @@ pub(super) enum StepName {
     Cancel,
     /// A call that no grant allows
     Denial,
+    /// A command that a third process provides
+    Provide,
+    /// A provider killed in the middle of a call
+    Killed,
     /// A call that has no time left, and one of a daemon that hangs
     Deadline,
     /// A daemon killed in the middle of a call
@@ -122,6 +127,8 @@ impl StepName {
             StepName::Lines => streams::lines(world),
             StepName::Cancel => streams::cancel(world),
             StepName::Denial => steps::denial(world),
+            StepName::Provide => providers::provide(world),
+            StepName::Killed => providers::killed(world),
             StepName::Deadline => faults::deadline(world),
             StepName::Crash => faults::crash(world),
             StepName::Takeover => faults::takeover(world),
