@@ -40,6 +40,8 @@ const LAYERS: &[Layer] = &[
     },
     // A program of somebody's: it uses what programs use.
     Layer { package: "gallery", normal: &["invoked"], optional: &[], dev: &["invoked-client"] },
+    // A provider and its caller.
+    Layer { package: "thumbnails", normal: &["invoked", "invoked-client"], optional: &[], dev: &[] },
     Layer {
         package: "invoked-benches",
         normal: &["invoked", "invoked-proto", "invoked-transport", "invoked-client", "invoked-macros"],
