@@ -43,11 +43,15 @@ pub(crate) struct Line {
 
 /// A bar, and the heading of a group where one begins.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Bar {
-    pub(crate) group: String,
-    pub(crate) name: String,
-    pub(crate) colour: usize,
-    pub(crate) value: f64,
+pub struct Bar {
+    /// The heading; bars of one group stand together.
+    pub group: String,
+    /// What stands before it.
+    pub name: String,
+    /// The number of its colour; after the last one they begin again.
+    pub colour: usize,
+    /// How long it is, and what stands behind it as a ratio.
+    pub value: f64,
 }
 
 impl Axis {
@@ -132,8 +136,9 @@ pub(crate) fn lines(title: &str, subtitle: &str, x: &Axis, y: &Axis, lines: &[Li
     close(svg)
 }
 
-/// Bars from zero, in groups, with a line at 1.
-pub(crate) fn bars(title: &str, subtitle: &str, bars: &[Bar]) -> String {
+/// Bars from zero, in groups, with a line at 1, as an SVG document.
+#[must_use]
+pub fn bars(title: &str, subtitle: &str, bars: &[Bar]) -> String {
     let groups = bars.chunk_by(|one, other| one.group == other.group);
     let rows = u32::try_from(bars.len() + groups.count()).unwrap_or(u32::MAX);
     let height = TOP + f64::from(rows) * BAR + 8.0;

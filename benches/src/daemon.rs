@@ -14,9 +14,12 @@ use crate::failure::Failure;
 /// How long a daemon may take to listen.
 const START: Duration = Duration::from_secs(15);
 
+/// Its socket, in its directory.
+const SOCKET: &str = "run/invoked.sock";
+
 /// The real daemon under `--dev`. It ends when this is dropped, and its directory with it.
 #[derive(Debug)]
-pub(crate) struct Daemon {
+pub struct Daemon {
     child: Child,
     address: Address,
     directory: TempDir,
@@ -24,7 +27,10 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts `program`, which inherits the processors of the calling thread. It reads no file of the user's.
-    pub(crate) fn start(program: &Path) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// [`Failure::Io`] if it can't be started, [`Failure::Address`] if the temporary directory has too long a name.
+    pub fn start(program: &Path) -> Result<Self, Failure> {
         Self::start_with(program, "")
     }
 
@@ -32,7 +38,7 @@ impl Daemon {
     pub(crate) fn start_with(program: &Path, config: &str) -> Result<Self, Failure> {
         let directory = tempfile::tempdir().map_err(Failure::io("can't make a temporary directory"))?;
         let path = directory.path();
-        let address = Address::unix(path.join("run/invoked.sock"))?;
+        let address = Address::unix(path.join(SOCKET))?;
         let log = File::create(path.join("log")).map_err(Failure::io("can't make the daemon's log"))?;
         for name in ["shared", "config/invoked"] {
             std::fs::create_dir_all(path.join(name))
@@ -52,8 +58,15 @@ impl Daemon {
     }
 
     /// How to connect to it.
-    pub(crate) fn options(&self) -> Options {
+    #[must_use]
+    pub fn options(&self) -> Options {
         Options::new().address(self.address.clone()).name("bench", "")
+    }
+
+    /// Where its socket is.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join(SOCKET)
     }
 
     /// The directory whose files it gives.
@@ -62,12 +75,16 @@ impl Daemon {
     }
 
     /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
+    #[must_use]
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Connects as soon as it listens.
-    pub(crate) fn connect(&mut self) -> Result<Client, Failure> {
+    ///
+    /// # Errors
+    /// [`Failure::Ended`] if it doesn't live, [`Failure::Connect`] if it doesn't answer.
+    pub fn connect(&mut self) -> Result<Client, Failure> {
         let begin = Instant::now();
         loop {
             let error = match Client::connect(self.options()) {

@@ -10,7 +10,7 @@ use crate::options::{BenchOptions, Measuring};
 use crate::tables;
 
 /// Rounds of each measurement; each begins with another subject.
-pub(crate) const ROUNDS: u32 = 20;
+pub const ROUNDS: u32 = 20;
 
 /// The program of a bench: measures as the command line says, if it is `cargo bench` that asks.
 pub fn main<O: BenchOptions>(name: &str, bench: impl FnOnce(&O) -> Result<(), Failure>) -> ExitCode {

@@ -7,19 +7,25 @@ use crate::failure::Failure;
 
 /// Where the programs are.
 #[derive(Debug)]
-pub(crate) struct Programs {
-    pub(crate) invoked: PathBuf,
+pub struct Programs {
+    /// The daemon.
+    pub invoked: PathBuf,
     /// It serves the bare sockets.
-    pub(crate) invokectl: PathBuf,
+    pub invokectl: PathBuf,
 }
 
 impl Programs {
     /// The programs of this workspace in release mode. Under cargo they are brought up to date first: figures of an old
     /// daemon would pass for those of the sources.
-    pub(crate) fn ready() -> Result<Self, Failure> {
-        // target/release/deps/latency-…
+    ///
+    /// # Errors
+    /// [`Failure::Build`] if they can't be built, [`Failure::Missing`] if they aren't there.
+    pub fn ready() -> Result<Self, Failure> {
+        // target/release/deps/latency-…, or target/release/invoked-peers
         let me = std::env::current_exe().map_err(Failure::io("can't find this bench's own file"))?;
-        let release = me.parent().and_then(std::path::Path::parent).unwrap_or(&me).to_owned();
+        let beside = me.parent().unwrap_or(&me);
+        let is_bench = beside.file_name().is_some_and(|name| name == "deps");
+        let release = if is_bench { beside.parent().unwrap_or(beside) } else { beside }.to_owned();
         if let Some(cargo) = std::env::var_os("CARGO") {
             println!("bringing invoked and invokectl up to date: cargo build --release");
             let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

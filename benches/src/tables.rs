@@ -12,7 +12,8 @@ use serde::Serialize;
 use crate::memory::MemoryRow;
 
 /// Where and when it was measured: kernel, processors, and how busy they were.
-pub(crate) fn machine() -> String {
+#[must_use]
+pub fn machine() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let kernel = read("/proc/sys/kernel/osrelease");
     let load = read("/proc/loadavg");
@@ -26,7 +27,8 @@ pub(crate) fn machine() -> String {
 }
 
 /// The round trips of one placement, as a table for people.
-pub(crate) fn latency(pin: Pin, rows: &[Row]) -> String {
+#[must_use]
+pub fn latency(pin: Pin, rows: &[Row]) -> String {
     let heading =
         format!("{}; times in us, ratio to uds: median over the rounds of p50 beside p50", placed(pin));
     let header = ["size", "system", "mode", "n", "p50", "p90", "p99", "p99.9", "mean", "ratio"];
@@ -41,7 +43,8 @@ pub(crate) fn latency(pin: Pin, rows: &[Row]) -> String {
 }
 
 /// The rates of calls of one placement, as a table for people.
-pub(crate) fn throughput(pin: Pin, rows: &[ThroughputRow]) -> String {
+#[must_use]
+pub fn throughput(pin: Pin, rows: &[ThroughputRow]) -> String {
     let heading = format!(
         "{}; times in us, CPU of both ends, ratio to uds: median over the rounds of rate beside rate",
         placed(pin)
@@ -110,7 +113,10 @@ pub(crate) fn memory(rows: &[MemoryRow]) -> String {
 }
 
 /// Writes rows as JSON, one a line.
-pub(crate) fn write_json<R: Serialize>(path: &Path, rows: &[R]) -> io::Result<()> {
+///
+/// # Errors
+/// Whatever keeps the file from being written.
+pub fn write_json<R: Serialize>(path: &Path, rows: &[R]) -> io::Result<()> {
     let mut file = File::create(path)?;
     for row in rows {
         serde_json::to_writer(&mut file, row)?;
@@ -139,7 +145,8 @@ fn table<const N: usize>(
 }
 
 /// A placement in words.
-pub(crate) fn placed(pin: Pin) -> &'static str {
+#[must_use]
+pub fn placed(pin: Pin) -> &'static str {
     match pin {
         Pin::None => "free: the kernel places both processes",
         Pin::One => "both processes on one processor",

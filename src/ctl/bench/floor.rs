@@ -56,6 +56,18 @@ impl Floor {
     fn start(system: &'static str, invokectl: &std::path::Path) -> Result<Self, BenchError> {
         Ok(Floor { system, served: Served::start(system, invokectl)?, reply: Vec::new() })
     }
+
+    /// The process of its server.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.served.pid()
+    }
+
+    /// The buffer that replies are read into: it begins with the last one.
+    #[must_use]
+    pub fn buffer(&self) -> &[u8] {
+        &self.reply
+    }
 }
 
 impl Served {
