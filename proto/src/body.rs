@@ -166,6 +166,12 @@ pub fn held_len(parts: &[Part]) -> Option<u64> {
     parts.iter().filter(is_held).try_fold(0_u64, |sum, part| sum.checked_add(part.len))
 }
 
+/// The number of bytes that `parts` announce, wherever they are; `None` if they overflow.
+#[must_use]
+pub fn whole_len(parts: &[Part]) -> Option<u64> {
+    parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.len))
+}
+
 /// A message on its way in: memory grows with what arrives, not with what is announced.
 #[derive(Debug)]
 pub struct Assembly {
@@ -221,6 +227,26 @@ impl Assembly {
         Ok(Assembly { outside, ..Assembly::begin(parts, first)? })
     }
 
+    /// True if parts are elsewhere than in the frames and were not given yet.
+    #[must_use]
+    pub fn lacks_outside(&self) -> bool {
+        let elsewhere = self.parts.iter().filter(|part| part.place != Place::Inline);
+        elsewhere.count() != self.outside.len()
+    }
+
+    /// Gives the bytes of the parts that are elsewhere than in the frames, in their order.
+    ///
+    /// # Errors
+    /// [`PeerError::MessageLength`] if they are not as many, or not as long, as was announced.
+    pub fn give_outside(&mut self, outside: Vec<Bytes>) -> Result<(), PeerError> {
+        let elsewhere = self.parts.iter().filter(|part| part.place != Place::Inline);
+        if !elsewhere.map(|part| part.len).eq(outside.iter().map(|bytes| bytes.len() as u64)) {
+            return Err(PeerError::MessageLength);
+        }
+        self.outside = outside;
+        Ok(())
+    }
+
     /// Adds a fragment.
     ///
     /// # Errors
@@ -274,8 +300,7 @@ impl Assembly {
         if !self.is_complete() {
             return Err(PeerError::MessageLength);
         }
-        let elsewhere = self.parts.iter().filter(|part| part.place != Place::Inline);
-        if elsewhere.count() != self.outside.len() {
+        if self.lacks_outside() {
             return Err(PeerError::Feature);
         }
         let mut bytes = match self.received {

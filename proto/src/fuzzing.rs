@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::body::{Assembly, Message};
-use crate::connection::{Connection, Event, More, Request, Sent, Settings, Transmit};
+use crate::connection::{Connection, Event, LaneSet, More, Request, Sent, Settings, Transmit};
 use crate::decoder::Decoder;
 use crate::error::PeerError;
 use crate::metadata::{Call, ChannelDeclaration, Hello, Part, Welcome};
-use crate::registry::{Direction, ErrorCode, FrameKind, HEADER_LEN, MAGIC, PREFACE_LEN, features, limits};
+use crate::registry::{
+    Direction, ErrorCode, FrameKind, HEADER_LEN, Lane, MAGIC, PREFACE_LEN, features, limits,
+};
 use crate::testing::{AnyRecord, Token, output, start};
 
 /// Frame limit of the sessions: small, so that a fuzzer reaches it.
@@ -213,7 +215,7 @@ impl Session {
                 self.side.release(payload.len());
                 self.declare(stream, &call, Direction::Up);
                 self.send_on(stream);
-                let assembly = Assembly::begin(call.parts, payload).expect("its first frame was checked");
+                let assembly = begin(call.parts, payload);
                 self.grow(stream, assembly, more, false);
             }
             Event::Replied { stream, reply, payload, more, .. } => {
@@ -245,8 +247,7 @@ impl Session {
                 assert!(answered.is_ok() || self.side.is_closed(), "a cancelled call is not open");
             }
             Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
-                let assembly =
-                    Assembly::begin(item.parts, payload.clone()).expect("its first frame was checked");
+                let assembly = begin(item.parts, payload.clone());
                 let Some(at) = self.receives(stream, channel) else {
                     return self.side.release(payload.len());
                 };
@@ -276,6 +277,11 @@ impl Session {
             }
             Event::ChannelCredited { stream, .. } => self.send_on(stream),
             Event::SegmentCame { segment, .. } => assert!(segment.len > 0, "a segment of nothing"),
+            Event::SegmentGone { .. } | Event::LanesTold(_) => {}
+            Event::LanesAsked(_) => {
+                let all = LaneSet::of([Lane::Pool, Lane::Sealed, Lane::File]);
+                assert!(self.side.take_lanes(all).is_ok() || self.side.is_closed(), "lanes can't be told");
+            }
             Event::CreditCame { .. } => panic!("credit of a channel that is not relayed is told"),
             Event::Granted(grant) => {
                 assert!(self.side.may_provide(), "{grant:?} came to one that does not provide")

@@ -311,15 +311,26 @@ wire! {
 }
 
 wire! {
-    /// SEGMENT; the segment's file descriptor rides the frame.
+    /// SEGMENT; the segment's file descriptor rides the frame, unless it is given up.
     #[derive(Debug, Clone, PartialEq, Eq, Default)]
     pub struct Segment {
         /// The segment's number, chosen by its writer.
         pub segment: u32,
         /// Its generation.
         pub generation: u32,
-        /// Its size in bytes.
+        /// Its size in bytes; 0 gives it up.
         pub len: u64,
+        /// Extensions.
+        pub extensions: Extensions,
+    }
+}
+
+wire! {
+    /// LANES.
+    #[derive(Debug, Clone, PartialEq, Eq, Default)]
+    pub struct Lanes {
+        /// Lanes by number; those that the receiver doesn't know are ignored.
+        pub lanes: Vec<u8>,
         /// Extensions.
         pub extensions: Extensions,
     }
@@ -529,6 +540,17 @@ impl Record for Release {
 
     fn validate(&self) -> Result<(), RecordError> {
         at_most(self.leases.len(), 1024, "leases")?;
+        self.extensions.validate()
+    }
+}
+
+impl Record for Lanes {
+    fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    fn validate(&self) -> Result<(), RecordError> {
+        at_most(self.lanes.len(), 16, "lanes")?;
         self.extensions.validate()
     }
 }

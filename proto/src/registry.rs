@@ -56,12 +56,14 @@ pub enum FrameKind {
     Credit = 0x16,
     /// Confirms file descriptors and gives leases back.
     Release = 0x20,
-    /// Introduces a memory segment; its file descriptor rides this frame.
+    /// Introduces a memory segment, whose file descriptor rides this frame, or gives one up.
     Segment = 0x21,
     /// Gives a provider a grant and its resolved scopes before the grant's first use.
     Grant = 0x22,
     /// Takes a grant back.
     Ungrant = 0x23,
+    /// From a client: it has something to send on these lanes. From the daemon: these are what it takes from now on.
+    Lanes = 0x24,
     /// Reserved.
     Event = 0x30,
     /// Reserved.
@@ -91,6 +93,7 @@ impl FrameKind {
         Self::Segment,
         Self::Grant,
         Self::Ungrant,
+        Self::Lanes,
         Self::Event,
         Self::Subscribe,
         Self::Trace,
@@ -117,6 +120,7 @@ impl FrameKind {
             0x21 => Some(Self::Segment),
             0x22 => Some(Self::Grant),
             0x23 => Some(Self::Ungrant),
+            0x24 => Some(Self::Lanes),
             0x30 => Some(Self::Event),
             0x31 => Some(Self::Subscribe),
             0x80 => Some(Self::Trace),
@@ -151,6 +155,7 @@ impl FrameKind {
             Self::Segment => "SEGMENT",
             Self::Grant => "GRANT",
             Self::Ungrant => "UNGRANT",
+            Self::Lanes => "LANES",
             Self::Event => "EVENT",
             Self::Subscribe => "SUBSCRIBE",
             Self::Trace => "TRACE",
@@ -178,6 +183,7 @@ impl FrameKind {
             Self::Segment => StreamRule::Zero,
             Self::Grant => StreamRule::Zero,
             Self::Ungrant => StreamRule::Zero,
+            Self::Lanes => StreamRule::Zero,
             Self::Event => StreamRule::Any,
             Self::Subscribe => StreamRule::Any,
             Self::Trace => StreamRule::Any,

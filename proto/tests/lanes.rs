@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
-use invoked_proto::connection::{Connection, Event, Placement, Request, Sent, Settings};
+use invoked_proto::connection::{Connection, Event, LaneSet, Placement, Request, Sent, Settings};
 use invoked_proto::error::{DecodeError, MisuseError, PeerError};
 use invoked_proto::header::Header;
 use invoked_proto::metadata::{ChannelDeclaration, Lease, Part, Place, Release, Reply, Segment};
-use invoked_proto::registry::{Codec, Direction, ErrorCode, FrameKind, features, limits};
+use invoked_proto::registry::{Codec, Direction, ErrorCode, FrameKind, Lane, features, limits};
 use invoked_proto::testing::{AnyRecord, Pair, Token, frame, next_output};
 
 const LEN: u64 = 4096;
@@ -296,8 +296,197 @@ fn a_peer_gives_back_what_it_has_and_once() {
     assert_eq!(released(0, &[Lease { generation: 2, ..at(0) }]), Err(PeerError::NotLent));
 }
 
+/// Both sides, after the daemon has said that it takes `lanes`.
+fn taking(lanes: &[Lane]) -> (Pair, Rc<Cell<usize>>) {
+    let all =
+        features::ATTACHED_FDS | features::POOL | features::SEALED | features::FILE | features::CHANNELS;
+    let settings = Settings { features: all, ..Settings::default() };
+    let mut pair = Pair::open_with(settings, settings);
+    pair.daemon.take_lanes(LaneSet::of(lanes.iter().copied())).unwrap();
+    pair.to_client().unwrap();
+    let told = events(&mut pair.client);
+    assert!(
+        matches!(&told[..], [Event::LanesTold(told)] if told.iter().eq(lanes.iter().copied())),
+        "{told:?}"
+    );
+    (pair, Rc::default())
+}
+
+fn request(message: Message) -> Request {
+    Request { command: "a.b".into(), message, ..Request::default() }
+}
+
 #[test]
-fn a_client_introduces_nothing() {
+fn a_client_asks_and_sends_on_no_lane_before_it_is_told() {
+    let (mut pair, fds) = open();
+    let mut placement = Placement::default();
+    placement.in_segment(0, at(0), 100);
+    let body = || Message::from(Body::Raw(Bytes::from(vec![7; 100])));
+    assert_eq!(pair.client.introduce(segment(7, 1), Token::open(&fds)), Err(MisuseError::NoLane));
+    assert_eq!(pair.client.call_placed(request(body()), placement), Err(MisuseError::NoLane));
+    let wanted = LaneSet::of([Lane::Pool, Lane::File]);
+    pair.client.ask_for_lanes(wanted).unwrap();
+    assert_eq!(pair.daemon.ask_for_lanes(wanted), Err(MisuseError::NoLane), "it is told nothing");
+    pair.to_daemon().unwrap();
+    assert!(matches!(events(&mut pair.daemon)[..], [Event::LanesAsked(asked)] if asked == wanted));
+    assert!(!pair.daemon.takes(Lane::Pool));
+    // It takes what both have: no files here.
+    pair.daemon.take_lanes(wanted).unwrap();
+    assert!(pair.daemon.takes(Lane::Pool) && !pair.daemon.takes(Lane::File));
+    pair.to_client().unwrap();
+    assert!(pair.client.may_send(Lane::Pool) && !pair.client.may_send(Lane::File));
+    // What it takes back, it still can't hold against a client that does not know yet.
+    pair.daemon.take_lanes(LaneSet::NONE).unwrap();
+    pair.client.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    pair.to_daemon().unwrap();
+    assert!(matches!(events(&mut pair.daemon)[..], [Event::SegmentCame { .. }]));
+    pair.to_client().unwrap();
+    assert!(!pair.client.may_send(Lane::Pool));
+    assert_eq!(pair.client.introduce(segment(8, 1), Token::open(&fds)), Err(MisuseError::NoLane));
+    let mut without = Pair::open();
+    assert_eq!(without.client.ask_for_lanes(wanted), Err(MisuseError::NoLane));
+    assert_eq!(without.daemon.take_lanes(wanted), Err(MisuseError::NoLane));
+    assert_eq!(fds.get(), 0);
+}
+
+#[test]
+fn a_call_lends_its_bytes_until_the_daemon_has_read_them() {
+    let (mut pair, fds) = taking(&[Lane::Pool]);
+    pair.client.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    let mut placement = Placement::default();
+    placement.in_segment(1, at(64), 200);
+    let message = Message {
+        body: Body::Json(Bytes::from_static(b"[1]")),
+        attachments: vec![Bytes::from(vec![1; 200]), Bytes::from_static(b"inline")],
+    };
+    pair.client.call_placed(request(message), placement).unwrap();
+    assert_eq!((pair.client.lent(), pair.client.unconfirmed_fds()), (1, 1));
+    pair.to_daemon().unwrap();
+    let came = events(&mut pair.daemon);
+    let [Event::SegmentCame { .. }, Event::Called { call, payload, .. }] = &came[..] else {
+        panic!("{came:?}")
+    };
+    assert_eq!(payload, "[1]inline");
+    assert_eq!(call.parts[1].place, Place::Pool { segment: 7, generation: 1, offset: 64 });
+    pair.to_client().unwrap();
+    assert_eq!((pair.client.lent(), pair.client.unconfirmed_fds()), (1, 0), "it is not read yet");
+    assert_eq!(pair.client.give_up_segment(7, 1), Err(MisuseError::NotPlaced), "bytes of it are lent");
+    pair.daemon.release_parts(&call.parts);
+    pair.daemon.reply(1, Vec::new(), Message::default()).unwrap();
+    pair.to_client().unwrap();
+    assert_eq!(pair.client.lent(), 0);
+    drop(came);
+    assert_eq!(fds.get(), 0);
+}
+
+#[test]
+fn a_call_that_is_not_taken_gives_its_leases_back() {
+    for limits in [
+        Settings { max_message: 99, ..Settings::default() },
+        Settings { open_calls: 0, ..Settings::default() },
+    ] {
+        let (mut pair, fds) = taking(&[Lane::Pool]);
+        pair.daemon.hold_to(limits);
+        pair.client.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+        let mut placement = Placement::default();
+        placement.in_segment(0, at(0), 100);
+        let body = Message::from(Body::Raw(Bytes::from(vec![7; 100])));
+        pair.client.call_placed(request(body), placement).unwrap();
+        pair.to_daemon().unwrap();
+        assert!(matches!(events(&mut pair.daemon)[..], [Event::SegmentCame { .. }]));
+        pair.to_client().unwrap();
+        assert!(matches!(events(&mut pair.client)[..], [Event::Failed { .. }]));
+        assert_eq!((pair.client.lent(), fds.get()), (0, 0));
+    }
+}
+
+#[test]
+fn what_is_in_a_file_counts_where_it_is_read() {
+    for (len, code) in [(150, None), (151, Some(ErrorCode::TooLarge))] {
+        let (mut pair, fds) = taking(&[Lane::Sealed, Lane::File]);
+        pair.daemon.hold_to(Settings { max_message: 150, ..Settings::default() });
+        let mut placement = Placement::default();
+        placement.in_file(5, len - 50, Token::open(&fds));
+        placement.in_sealed(1, 50, Token::open(&fds));
+        let message = Message { body: Body::Raw(Bytes::new()), attachments: vec![Bytes::from(vec![7; 50])] };
+        pair.client.call_placed(request(message), placement).unwrap();
+        pair.to_daemon().unwrap();
+        let came = events(&mut pair.daemon);
+        match (code, &came[..]) {
+            (None, [Event::Called { call, fds, .. }]) => {
+                assert_eq!(fds.len(), 2);
+                assert_eq!(call.parts[0].place, Place::File { fd: 0, offset: 5 });
+                assert_eq!(call.parts[1].place, Place::Sealed { fd: 1 });
+            }
+            (Some(_), []) => {}
+            (_, came) => panic!("{came:?}"),
+        }
+        pair.to_client().unwrap();
+        let answered = events(&mut pair.client);
+        assert_eq!(
+            matches!(&answered[..], [Event::Failed { code: said, .. }] if Some(*said) == code),
+            code.is_some()
+        );
+        drop(came);
+        assert_eq!((fds.get(), pair.client.unconfirmed_fds()), (0, 0));
+    }
+}
+
+#[test]
+fn a_segment_that_is_given_up_is_of_no_use_and_its_number_is_free() {
+    let (mut pair, fds) = taking(&[Lane::Pool]);
+    pair.client.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    pair.client.give_up_segment(7, 2).unwrap();
+    pair.to_daemon().unwrap();
+    assert!(
+        matches!(events(&mut pair.daemon)[..], [Event::SegmentCame { .. }]),
+        "another generation is no news"
+    );
+    pair.client.give_up_segment(7, 1).unwrap();
+    pair.client.give_up_segment(7, 1).unwrap();
+    assert!(!pair.client.has_introduced(7, 1));
+    pair.to_daemon().unwrap();
+    let gone = events(&mut pair.daemon);
+    assert!(matches!(gone[..], [Event::SegmentGone { segment: 7, generation: 1 }]), "{gone:?}");
+    let mut placement = Placement::default();
+    placement.in_segment(0, at(0), 100);
+    let body = Message::from(Body::Raw(Bytes::from(vec![7; 100])));
+    assert_eq!(pair.client.call_placed(request(body), placement), Err(MisuseError::NotPlaced));
+    assert_eq!(pair.client.introduce(segment(7, 1), Token::open(&fds)), Err(MisuseError::NotPlaced), "known");
+    pair.client.introduce(segment(7, 2), Token::open(&fds)).unwrap();
+    pair.to_daemon().unwrap();
+    drop(events(&mut pair.daemon));
+    // The daemon's own, too.
+    pair.daemon.introduce(segment(3, 1), Token::open(&fds)).unwrap();
+    pair.daemon.give_up_segment(3, 1).unwrap();
+    pair.to_client().unwrap();
+    assert_eq!(events(&mut pair.client).len(), 2);
+    assert_eq!(fds.get(), 0);
+}
+
+#[test]
+fn items_of_a_client_lease_from_when_they_are_sent() {
+    let (mut pair, fds) = taking(&[Lane::Pool]);
+    let channels = vec![ChannelDeclaration { index: 1, direction: Direction::Up, credit: 0 }];
+    pair.client.call(Request { channels, ..request(Message::default()) }).unwrap();
+    pair.client.introduce(segment(7, 1), Token::open(&fds)).unwrap();
+    let mut placement = Placement::default();
+    placement.in_segment(0, at(0), 100);
+    let message = Message::from(Body::Raw(Bytes::from(vec![7; 100])));
+    let sent = pair.client.send_item_placed(1, 1, None, message, &placement);
+    assert!(matches!(sent, Ok(Sent::Queued)));
+    pair.to_daemon().unwrap();
+    assert_eq!(pair.client.lent(), 1);
+    let came = events(&mut pair.daemon);
+    let Some(Event::ItemCame { item, .. }) = came.last() else { panic!("{came:?}") };
+    pair.daemon.release_parts(&item.parts);
+    pair.daemon.reply(1, Vec::new(), Message::default()).unwrap();
+    pair.to_client().unwrap();
+    assert_eq!(pair.client.lent(), 0);
+}
+
+#[test]
+fn a_client_introduces_nothing_that_was_not_asked_for() {
     let (mut pair, fds) = open();
     let header = Header { nfds: 1, ..Header::new(FrameKind::Segment, 0) };
     let bytes = frame(header, &AnyRecord::from(segment(1, 1)).encode(), b"");

@@ -12,7 +12,7 @@ use invoked_proto::body::{Assembly, Body, Message};
 use invoked_proto::connection::{Connection, Event, More, Request, Settings, Transmit, Withdrawal};
 use invoked_proto::header::Header;
 use invoked_proto::metadata::{
-    Call, ChannelDeclaration, Credit, End, Extensions, Failure, GoAway, Grant, Hello, Item, Lease,
+    Call, ChannelDeclaration, Credit, End, Extensions, Failure, GoAway, Grant, Hello, Item, Lanes, Lease,
     OriginStamp, Part, Place, Release, Reply, Segment, Ungrant, Welcome,
 };
 use invoked_proto::registry::{Codec, Delivery, Direction, ErrorCode, FrameKind, flags, limits};
@@ -154,6 +154,8 @@ fn of_features() -> BoxedStrategy<AnyRecord> {
     let segment = (small_integer(), small_integer(), integer(), extensions()).prop_map(
         |(segment, generation, len, extensions)| Segment { segment, generation, len, extensions }.into(),
     );
+    let lanes = (vec(any::<u8>(), 0..=16), extensions())
+        .prop_map(|(lanes, extensions)| Lanes { lanes, extensions }.into());
     let grant = (integer(), integer(), bytes(40), extensions()).prop_map(
         |(grant, generation, scopes, extensions)| {
             Grant { grant, generation, scopes: Blob(scopes), extensions }.into()
@@ -163,7 +165,7 @@ fn of_features() -> BoxedStrategy<AnyRecord> {
         (integer(), extensions()).prop_map(|(grant, extensions)| Ungrant { grant, extensions }.into());
     let origin = (small_integer(), small_integer(), integer(), option::of(small_integer()), integer())
         .prop_map(|(uid, gid, peer, pid, grant)| OriginStamp { uid, gid, peer, pid, grant }.into());
-    prop_oneof![credit, release, segment, grant, ungrant, origin].boxed()
+    prop_oneof![credit, release, segment, lanes, grant, ungrant, origin].boxed()
 }
 
 fn record() -> BoxedStrategy<AnyRecord> {

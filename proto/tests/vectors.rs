@@ -14,14 +14,14 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use invoked_proto::Text;
 use invoked_proto::body::{Body, Message};
-use invoked_proto::connection::{Connection, Request, Sent, Settings};
+use invoked_proto::connection::{Connection, LaneSet, Request, Sent, Settings};
 use invoked_proto::decoder::Decoder;
 use invoked_proto::error::PeerError;
 use invoked_proto::header::Header;
-use invoked_proto::metadata::{ChannelDeclaration, Hello, Welcome};
+use invoked_proto::metadata::{ChannelDeclaration, Hello, Lanes, Welcome};
 use invoked_proto::preface::{Preface, encode_refusal};
 use invoked_proto::registry::{
-    Codec, Direction, ErrorCode, FrameKind, HEADER_LEN, PREFACE_LEN, features, limits,
+    Codec, Direction, ErrorCode, FrameKind, HEADER_LEN, Lane, PREFACE_LEN, features, limits,
 };
 use invoked_proto::testing::{AnyRecord, Token, frame, output};
 use mirror::{fields, second_encoding};
@@ -243,6 +243,9 @@ fn lead_daemon(world: &mut World, after: After) {
     if after == After::Draining {
         world.side.drain("restart");
     }
+    if after == After::Taking {
+        world.side.take_lanes(LaneSet::of([Lane::Pool, Lane::Sealed, Lane::File])).unwrap();
+    }
 }
 
 fn lead_client(world: &mut World, after: After) {
@@ -255,6 +258,11 @@ fn lead_client(world: &mut World, after: After) {
         let request = Request { command: "a.b".into(), channels: channels(after), ..Request::default() };
         world.side.call(request).unwrap();
         drop(output(&mut world.side));
+    }
+    if after == After::Taking {
+        let lanes = Lanes { lanes: vec![1, 2, 3], ..Lanes::default() };
+        let bytes = frame(Header::new(FrameKind::Lanes, 0), &AnyRecord::from(lanes).encode(), &[]);
+        world.give(&bytes, 0, usize::MAX).unwrap();
     }
     if matches!(after, After::Half | After::Ended) {
         let (announced, payload): (u64, &[u8]) =

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::channels::Opener;
 use super::send::Opening;
-use super::{Connection, Event, More, Placement, Role, State};
-use crate::body::{Message, held_len, inline_len};
+use super::{Connection, Event, More, Placement, Role, Settings, State};
+use crate::body::{Message, held_len, inline_len, whole_len};
 use crate::coding;
 use crate::decoder::Frame;
 use crate::error::{MisuseError, PeerError};
@@ -71,6 +71,16 @@ impl<A> Connection<A> {
     /// # Errors
     /// A [`MisuseError`]; nothing was sent then.
     pub fn call(&mut self, request: Request) -> Result<u64, MisuseError> {
+        self.call_placed(request, Placement::default())
+    }
+
+    /// Opens a call as [`call`](Self::call) does, with some of the parts on other lanes than the frames. What they are made of
+    /// is kept until the peer gives it back.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call); [`MisuseError::NoLane`] and [`MisuseError::NotPlaced`] for parts that can't go where they were
+    /// put.
+    pub fn call_placed(&mut self, mut request: Request, placement: Placement<A>) -> Result<u64, MisuseError> {
         let callable = self.role == Role::Client || self.features() & features::PROVIDE != 0;
         if !matches!(self.state, State::Opening | State::Open) || self.peer_is_away || !callable {
             return Err(MisuseError::NotOpen);
@@ -83,13 +93,14 @@ impl<A> Connection<A> {
         }
         self.check_message(&request.message)?;
         self.check_channels(&request.channels)?;
+        let (parts, lent) = self.place(&mut request.message, &placement)?;
         let stream = self.next_outbound;
         let record = Call {
             command: request.command,
             headers: request.headers,
             deadline_us: request.deadline_us,
             channels: request.channels,
-            parts: request.message.parts(),
+            parts,
             extensions: request.extensions,
         };
         if self.is_early() {
@@ -97,7 +108,10 @@ impl<A> Connection<A> {
             self.admit_early(HEADER_LEN + coding::encoded_len(&record) + request.message.len())?;
         }
         let opening = self.opening(FrameKind::Call, stream, request.flags, 0);
-        self.send.message(opening, &record, request.message, Vec::new())?;
+        let fds = placement.into_fds();
+        let fd_count = fds.len();
+        self.send.message(opening, &record, request.message, fds)?;
+        self.lend(lent, fd_count);
         self.next_outbound += 2;
         let call = Outbound { begun: false, remaining: None, too_large: false, cancelled: false };
         self.outbound.insert(stream, call);
@@ -246,27 +260,20 @@ impl<A> Connection<A> {
             return Err(PeerError::Feature);
         }
         let total = self.check_parts(&call.parts, &frame)?;
+        // Whoever is called reads all parts, wherever they are.
+        let whole = whole_len(&call.parts).ok_or(PeerError::MessageLength)?;
         self.last_inbound = stream;
         if self.state == State::Draining {
             // It crossed our GOAWAY, which told the peer that it is not taken.
+            self.release_parts(&call.parts);
             return Ok(());
         }
         self.last_taken = stream;
         let remaining = total - frame.payload.len() as u64;
         self.inbound.insert(stream, Inbound { remaining, answered: false, cancelled: false });
-        if total > self.settings.max_message {
-            let message =
-                format!("message of {total} bytes is above the limit of {}", self.settings.max_message);
-            return self.refuse_call(stream, ErrorCode::TooLarge, &message);
-        }
-        if self.inbound.len() > self.settings.open_calls {
-            let message = format!("more than {} calls are open on this connection", self.settings.open_calls);
-            return self.refuse_call(stream, ErrorCode::ResourceExhausted, &message);
-        }
-        if !self.has_room_for_channels(call.channels.len()) {
-            let message =
-                format!("more than {} channels are open on this connection", self.settings.open_channels);
-            return self.refuse_call(stream, ErrorCode::ResourceExhausted, &message);
+        if let Some((code, message)) = self.refusal(&call, whole) {
+            self.release_parts(&call.parts);
+            return self.refuse_call(stream, code, &message);
         }
         self.open_channels_of(stream, &call.channels, Opener::Peer);
         self.delivered += frame.payload.len();
@@ -279,6 +286,23 @@ impl<A> Connection<A> {
             fds: frame.fds,
         });
         Ok(())
+    }
+
+    /// Why a call that is legal is not taken all the same; it counts as open already.
+    fn refusal(&self, call: &Call, whole: u64) -> Option<(ErrorCode, String)> {
+        let Settings { max_message, open_calls, open_channels, .. } = self.settings;
+        if whole > max_message {
+            let text = format!("message of {whole} bytes is above the limit of {max_message}");
+            Some((ErrorCode::TooLarge, text))
+        } else if self.inbound.len() > open_calls {
+            let text = format!("more than {open_calls} calls are open on this connection");
+            Some((ErrorCode::ResourceExhausted, text))
+        } else if !self.has_room_for_channels(call.channels.len()) {
+            let text = format!("more than {open_channels} channels are open on this connection");
+            Some((ErrorCode::ResourceExhausted, text))
+        } else {
+            None
+        }
     }
 
     pub(super) fn handle_continuation(&mut self, frame: Frame<A>) -> Result<(), PeerError> {

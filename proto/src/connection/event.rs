@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::LaneSet;
 use crate::metadata::{Call, Failure, GoAway, Grant, Hello, Item, Reply, Segment, Ungrant, Welcome};
 use crate::registry::ErrorCode;
 use crate::text::Text;
@@ -158,6 +159,18 @@ pub enum Event<A> {
         /// Its file, of which nothing is verified.
         file: A,
     },
+    /// The peer gave a segment up: nothing of it will be named again.
+    SegmentGone {
+        /// Its number.
+        segment: u32,
+        /// Its generation.
+        generation: u32,
+    },
+    /// The client has something to send on these lanes; answer with
+    /// [`Connection::take_lanes`](super::Connection::take_lanes).
+    LanesAsked(LaneSet),
+    /// These are the lanes that the daemon takes from this client from now on.
+    LanesTold(LaneSet),
     /// The peer takes no more calls.
     WentAway {
         /// Why; `None` for a drain.

@@ -1,13 +1,14 @@
 //! What travels outside of the frames: segments, leases, file descriptors (SPEC.md, "Lanes" and "File descriptors").
 //!
-//! The writer keeps the bytes of each lease until RELEASE names it; the reader checks that a part names bytes of a segment it
-//! was given, before its owner hears of it. Memory is the owners': here are numbers, and what the writer lent.
+//! The writer keeps the bytes of each lease until RELEASE names it. Memory is the owners': here are numbers, and what the writer
+//! lent. What the reader checks is in `taking`.
 
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
 
+use super::Connection;
 use super::send::Opening;
-use super::{Connection, Event, Role};
+use super::taking::LaneSet;
 use crate::body::{Body, Message};
 use crate::decoder::Frame;
 use crate::error::{MisuseError, PeerError};
@@ -57,6 +58,13 @@ impl<A> Placement<A> {
         self.parts.push(Placed { part: 0, len, place: Place::File { fd, offset } });
     }
 
+    /// Puts a part of the message, 0 for its body, into a sealed memory file of exactly its bytes, whose descriptor is sent.
+    pub fn in_sealed(&mut self, part: usize, len: u64, file: A) {
+        let fd = u8::try_from(self.fds.len()).unwrap_or(u8::MAX);
+        self.fds.push(file);
+        self.parts.push(Placed { part, len, place: Place::Sealed { fd } });
+    }
+
     /// How many bytes each part has that was put into a segment.
     pub fn in_segments(&self) -> impl Iterator<Item = u64> {
         let is_pooled = |placed: &&Placed| matches!(placed.place, Place::Pool { .. });
@@ -86,8 +94,12 @@ pub(super) struct Lanes {
     lent: HashMap<(u32, u32, u64), (Bytes, usize)>,
     /// File descriptors that we sent and that the peer has not confirmed.
     unconfirmed: usize,
-    /// Segments of the peer's.
-    theirs: HashMap<u32, (u32, u64)>,
+    /// Segments of the peer's; one of no size was given up.
+    pub(super) theirs: HashMap<u32, (u32, u64)>,
+    /// What a daemon has said it takes, and may have taken back since.
+    pub(super) taken: LaneSet,
+    /// What a client was told that its daemon takes.
+    pub(super) told: LaneSet,
     /// File descriptors that came and are to be confirmed.
     to_confirm: u32,
     to_release: Vec<Lease>,
@@ -100,6 +112,8 @@ impl Lanes {
             lent: HashMap::new(),
             unconfirmed: 0,
             theirs: HashMap::new(),
+            taken: LaneSet::NONE,
+            told: LaneSet::NONE,
             to_confirm: 0,
             to_release: Vec::new(),
         }
@@ -136,7 +150,7 @@ impl<A> Connection<A> {
     /// Whether the peer was told of this segment of ours.
     #[must_use]
     pub fn has_introduced(&self, segment: u32, generation: u32) -> bool {
-        self.lanes.ours.get(&segment).is_some_and(|(known, _)| *known == generation)
+        self.lanes.ours.get(&segment).is_some_and(|(known, len)| *known == generation && *len > 0)
     }
 
     /// Introduces a segment of ours. It is sent before any message that is queued later.
@@ -145,7 +159,7 @@ impl<A> Connection<A> {
     /// [`MisuseError::NoLane`] if the pool lane is not in force; [`MisuseError::NotPlaced`] for a generation that is not above
     /// the last under this number, or bytes of the last that are still lent.
     pub fn introduce(&mut self, segment: Segment, file: A) -> Result<(), MisuseError> {
-        if !self.has_lane(Lane::Pool) {
+        if !self.may_send(Lane::Pool) {
             return Err(MisuseError::NoLane);
         }
         let (number, generation, len) = (segment.segment, segment.generation, segment.len);
@@ -155,17 +169,32 @@ impl<A> Connection<A> {
         if !is_newer || is_lent || !has_room {
             return Err(MisuseError::NotPlaced);
         }
-        let opening = Opening {
-            kind: FrameKind::Segment,
-            stream: 0,
-            flags: 0,
-            arg: 0,
-            max_frame: self.remote.max_frame,
-        };
-        self.send.message(opening, &segment, Message::default(), vec![file])?;
+        self.send_segment(&segment, vec![file])?;
         self.lanes.ours.insert(number, (generation, len));
         self.lanes.unconfirmed += 1;
         Ok(())
+    }
+
+    /// Gives up a segment of ours of which nothing is lent, so that its reader may forget it; nothing if it knows none.
+    ///
+    /// # Errors
+    /// [`MisuseError::NotPlaced`] if bytes of it are lent.
+    pub fn give_up_segment(&mut self, segment: u32, generation: u32) -> Result<(), MisuseError> {
+        if !self.has_introduced(segment, generation) {
+            return Ok(());
+        }
+        if self.lanes.lent.keys().any(|(of, _, _)| *of == segment) {
+            return Err(MisuseError::NotPlaced);
+        }
+        self.send_segment(&Segment { segment, generation, ..Segment::default() }, Vec::new())?;
+        self.lanes.ours.insert(segment, (generation, 0));
+        Ok(())
+    }
+
+    fn send_segment(&mut self, segment: &Segment, files: Vec<A>) -> Result<(), MisuseError> {
+        let max_frame = self.remote.max_frame;
+        let opening = Opening { kind: FrameKind::Segment, stream: 0, flags: 0, arg: 0, max_frame };
+        self.send.message(opening, segment, Message::default(), files)
     }
 
     /// File descriptors that were queued for the peer and that it has not confirmed.
@@ -209,13 +238,16 @@ impl<A> Connection<A> {
         for placed in &placement.parts {
             let part = parts.get_mut(placed.part).ok_or(MisuseError::NotPlaced)?;
             let bytes = take_part(message, placed.part).ok_or(MisuseError::NotPlaced)?;
-            if let Place::File { .. } = placed.place {
-                if !self.has_lane(Lane::File) {
-                    return Err(MisuseError::NoLane);
-                }
-                if part.codec != Codec::Raw || !bytes.is_empty() {
-                    return Err(MisuseError::NotPlaced);
-                }
+            let needed = match placed.place {
+                Place::File { .. } => Lane::File,
+                Place::Sealed { .. } => Lane::Sealed,
+                Place::Pool { .. } | Place::Inline => Lane::Pool,
+            };
+            if !self.may_send(needed) {
+                return Err(MisuseError::NoLane);
+            }
+            if needed == Lane::File && (part.codec != Codec::Raw || !bytes.is_empty()) {
+                return Err(MisuseError::NotPlaced);
             }
             if let Place::Pool { segment, generation, offset } = placed.place {
                 let at = Lease { segment, generation, offset };
@@ -242,57 +274,7 @@ impl<A> Connection<A> {
     }
 
     fn check_ours(&self, at: Lease, len: u64) -> Result<(), MisuseError> {
-        if !self.has_lane(Lane::Pool) {
-            return Err(MisuseError::NoLane);
-        }
         if lies_in(&self.lanes.ours, at, len) { Ok(()) } else { Err(MisuseError::NotPlaced) }
-    }
-
-    /// Checks that the parts of a message of the peer's are where this side takes them from; `fds` came with it.
-    pub(super) fn check_places(&self, parts: &[Part], fds: usize) -> Result<(), PeerError> {
-        for (index, part) in parts.iter().enumerate() {
-            match part.place {
-                Place::File { fd, .. } if self.takes(Lane::File) => {
-                    // Attachments are for what a command takes apart; what is a file is the body.
-                    if index > 0 || part.codec != Codec::Raw {
-                        return Err(PeerError::BodyMismatch);
-                    }
-                    if usize::from(fd) >= fds {
-                        return Err(PeerError::NoFile(fd));
-                    }
-                }
-                _ => self.check_place(part)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether this side takes parts on a lane. The daemon offers some to be read from, and does not read from them itself yet.
-    fn takes(&self, lane: Lane) -> bool {
-        self.role == Role::Client && self.has_lane(lane)
-    }
-
-    fn check_place(&self, part: &Part) -> Result<(), PeerError> {
-        match part.place {
-            Place::Inline => Ok(()),
-            Place::Pool { segment, generation, offset } if self.takes(Lane::Pool) => {
-                let at = Lease { segment, generation, offset };
-                if lies_in(&self.lanes.theirs, at, part.len) {
-                    Ok(())
-                } else {
-                    Err(PeerError::NoSegment(segment))
-                }
-            }
-            _ => Err(PeerError::Feature),
-        }
-    }
-
-    /// Checks the parts of an item. None is an open file: what it would cost its receiver can't be counted.
-    pub(super) fn check_item(&self, item: &Item, frame: &Frame<A>) -> Result<u64, PeerError> {
-        if item.parts.iter().any(|part| matches!(part.place, Place::File { .. })) {
-            return Err(PeerError::Feature);
-        }
-        self.check_parts(&item.parts, frame)
     }
 
     /// Gives back what an item leases that nobody wants.
@@ -309,27 +291,6 @@ impl<A> Connection<A> {
             self.release_parts(&item.parts);
         }
         Ok(())
-    }
-
-    pub(super) fn handle_segment(&mut self, frame: Frame<A>) -> Result<(), PeerError> {
-        let segment: Segment = self.record(FrameKind::Segment, &frame)?;
-        if self.role != Role::Client || !self.has_lane(Lane::Pool) {
-            return Err(PeerError::Feature);
-        }
-        let Segment { segment: number, generation, len, .. } = segment;
-        let known = self.lanes.theirs.get(&number);
-        let is_newer = known.is_none_or(|(earlier, _)| *earlier < generation);
-        let has_room = known.is_some() || self.lanes.theirs.len() < limits::MAX_SEGMENTS;
-        let is_sized = len > 0 && len <= limits::SEGMENT_MAX as u64;
-        let mut fds = frame.fds;
-        match (fds.pop(), fds.is_empty()) {
-            (Some(file), true) if is_newer && has_room && is_sized => {
-                self.lanes.theirs.insert(number, (generation, len));
-                self.events.push_back(Event::SegmentCame { segment, file });
-                Ok(())
-            }
-            _ => Err(PeerError::BadSegment(number)),
-        }
     }
 
     pub(super) fn handle_release(&mut self, frame: &Frame<A>) -> Result<(), PeerError> {
@@ -370,9 +331,10 @@ fn key(at: Lease) -> (u32, u32, u64) {
     (at.segment, at.generation, at.offset)
 }
 
-fn lies_in(segments: &HashMap<u32, (u32, u64)>, at: Lease, len: u64) -> bool {
+pub(super) fn lies_in(segments: &HashMap<u32, (u32, u64)>, at: Lease, len: u64) -> bool {
     let Some((generation, size)) = segments.get(&at.segment) else { return false };
-    *generation == at.generation && at.offset.checked_add(len).is_some_and(|end| end <= *size)
+    let end = at.offset.checked_add(len);
+    *generation == at.generation && *size > 0 && end.is_some_and(|end| end <= *size)
 }
 
 /// Puts the bytes of parts back that [`Connection::place`] took out.

@@ -13,6 +13,7 @@ mod handshake;
 mod lanes;
 mod relay;
 mod send;
+mod taking;
 mod timer;
 mod transmit;
 
@@ -26,6 +27,7 @@ pub use calls::{Request, Withdrawal};
 pub use channels::Sent;
 pub use event::{Event, More};
 pub use lanes::Placement;
+pub use taking::LaneSet;
 pub use transmit::Transmit;
 
 use crate::coding;
@@ -419,6 +421,7 @@ impl<A> Connection<A> {
             FrameKind::Cancel => self.handle_cancel(header.stream),
             FrameKind::Release => self.handle_release(&frame),
             FrameKind::Segment => self.handle_segment(frame),
+            FrameKind::Lanes => self.handle_lanes(&frame),
             FrameKind::Data if self.has_channels() => self.handle_item(frame),
             FrameKind::Stop if self.has_channels() => self.handle_stop((header.stream, header.arg)),
             FrameKind::Credit if self.has_channels() => self.handle_credit(&frame),

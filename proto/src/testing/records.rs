@@ -7,8 +7,8 @@ use crate::coding::{self, Record};
 use crate::error::RecordError;
 use crate::header::Header;
 use crate::metadata::{
-    Call, Credit, End, Failure, GoAway, Grant, Hello, Item, OriginStamp, Release, Reply, Segment, Ungrant,
-    Welcome,
+    Call, Credit, End, Failure, GoAway, Grant, Hello, Item, Lanes, OriginStamp, Release, Reply, Segment,
+    Ungrant, Welcome,
 };
 use crate::registry::HEADER_LEN;
 
@@ -81,7 +81,7 @@ macro_rules! any_record {
 }
 
 any_record!(
-    Hello, Welcome, GoAway, Call, Item, End, Reply, Failure, Credit, Release, Segment, Grant, Ungrant
+    Hello, Welcome, GoAway, Call, Item, End, Reply, Failure, Credit, Release, Segment, Lanes, Grant, Ungrant
 );
 
 impl From<OriginStamp> for AnyRecord {

@@ -159,6 +159,7 @@ mirror! {
     struct Credit { bytes: Big, extensions: Vec<Extension>, }
     struct Release { fds: u32, leases: Vec<Lease>, extensions: Vec<Extension>, }
     struct Segment { segment: u32, generation: u32, len: Big, extensions: Vec<Extension>, }
+    struct Lanes { lanes: Vec<u8>, extensions: Vec<Extension>, }
     struct Grant { grant: Big, generation: Big, scopes: Hex, extensions: Vec<Extension>, }
     struct Ungrant { grant: Big, extensions: Vec<Extension>, }
     struct OriginStamp { uid: u32, gid: u32, peer: Big, pid: Option<u32>, grant: Big, }
@@ -301,6 +302,7 @@ fn fields_of_the_connection(record: &AnyRecord) -> serde_json::Value {
             len: Big(r.len),
             extensions: extensions(&r.extensions),
         }),
+        AnyRecord::Lanes(r) => json(Lanes { lanes: r.lanes.clone(), extensions: extensions(&r.extensions) }),
         AnyRecord::Grant(r) => json(Grant {
             grant: Big(r.grant),
             generation: Big(r.generation),
@@ -332,6 +334,7 @@ pub(crate) fn second_encoding(name: &str, fields: &serde_json::Value) -> Result<
         "Credit" => encode::<Credit>(fields),
         "Release" => encode::<Release>(fields),
         "Segment" => encode::<Segment>(fields),
+        "Lanes" => encode::<Lanes>(fields),
         "Grant" => encode::<Grant>(fields),
         "Ungrant" => encode::<Ungrant>(fields),
         "OriginStamp" => encode::<OriginStamp>(fields),

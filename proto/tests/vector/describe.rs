@@ -1,7 +1,7 @@
 //! Events as vectors write them.
 
 use bytes::Bytes;
-use invoked_proto::connection::{Event, More};
+use invoked_proto::connection::{Event, LaneSet, More};
 use invoked_proto::registry::flags;
 use invoked_proto::testing::AnyRecord;
 use serde_json::{Value, json};
@@ -40,6 +40,10 @@ pub(crate) fn flag_bits(names: &[String]) -> u16 {
             .unwrap_or_else(|| panic!("no flag is called {name}"))
     };
     names.iter().map(bit).fold(0, |all, bit| all | bit)
+}
+
+fn numbers(lanes: LaneSet) -> Vec<u8> {
+    lanes.iter().map(|lane| lane.as_u8()).collect()
 }
 
 fn bytes(payload: Bytes) -> Value {
@@ -131,6 +135,11 @@ pub(crate) fn event<A>(event: Event<A>) -> Value {
         Event::SegmentCame { segment, .. } => {
             json!({"event": "SegmentCame", "segment": fields(&AnyRecord::from(segment))})
         }
+        Event::SegmentGone { segment, generation } => {
+            json!({"event": "SegmentGone", "segment": segment, "generation": generation})
+        }
+        Event::LanesAsked(lanes) => json!({"event": "LanesAsked", "lanes": numbers(lanes)}),
+        Event::LanesTold(lanes) => json!({"event": "LanesTold", "lanes": numbers(lanes)}),
         Event::WentAway { code, notice } => json!({
             "event": "WentAway",
             "code": code.map(invoked_proto::registry::ErrorCode::name),

@@ -140,6 +140,7 @@ pub(crate) enum After {
     Ended,
     Draining,
     Channels,
+    Taking,
 }
 
 /// What the receiver says to the input.
