@@ -3,19 +3,47 @@
 //! Owns it, and tells what it is. It does not decide what is acceptable: the caller compares kind, seals, access and size
 //! with what it was promised, before it uses the descriptor in any way.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 
 use crate::sys;
 
-/// A file descriptor received from a peer or ready to be sent; closed when dropped.
+/// Why a descriptor is there.
+const THERE: &str = "only dropping it and giving it up take it";
+
+/// A file descriptor received from a peer or ready to be sent; closed when dropped, by its [`Closer`] if it has one.
 ///
 /// A received one is close-on-exec from its first moment. Nothing is known of what it refers to until it is asked.
 #[derive(Debug)]
-pub struct Attachment(OwnedFd);
+pub struct Attachment {
+    /// There until it is dropped or given up.
+    fd: Option<OwnedFd>,
+    closer: Option<Arc<dyn Closer>>,
+}
+
+/// Closes the file descriptors of a peer where that may take its time: what is behind one may hold up whoever closes it,
+/// for as long as it likes.
+pub trait Closer: fmt::Debug + Send + Sync {
+    /// One came.
+    fn note_opened(&self);
+
+    /// Closes one. It never waits.
+    fn close(&self, fd: OwnedFd);
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if let (Some(closer), Some(fd)) = (&self.closer, self.fd.take()) {
+            closer.close(fd);
+        }
+    }
+}
 
 impl Attachment {
     /// What the descriptor refers to.
@@ -24,7 +52,7 @@ impl Attachment {
     ///
     /// The errors of `fstat(2)`, `fcntl(2)` and `fstatfs(2)`.
     pub fn kind(&self) -> io::Result<AttachmentKind> {
-        let status = fstat(&self.0)?;
+        let status = fstat(self.fd())?;
         Ok(match FileType::from_raw_mode(status.st_mode) {
             FileType::RegularFile => self.file_kind()?,
             FileType::Directory => AttachmentKind::Directory,
@@ -43,7 +71,7 @@ impl Attachment {
     /// The errors of `fstat(2)`.
     pub fn size(&self) -> io::Result<u64> {
         // A size below zero would be a fault of the file system; none is safe to report.
-        u64::try_from(fstat(&self.0)?.st_size)
+        u64::try_from(fstat(self.fd())?.st_size)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the file has a negative size"))
     }
 
@@ -53,7 +81,7 @@ impl Attachment {
     ///
     /// The errors of `fcntl(2)`.
     pub fn access(&self) -> io::Result<AccessMode> {
-        let flags = fcntl_getfl(&self.0)?;
+        let flags = fcntl_getfl(self.fd())?;
         if flags.contains(OFlags::PATH) {
             return Ok(AccessMode::None);
         }
@@ -68,8 +96,41 @@ impl Attachment {
 
     /// Gives up the wrapper.
     #[must_use]
-    pub fn into_fd(self) -> OwnedFd {
-        self.0
+    pub fn into_fd(mut self) -> OwnedFd {
+        self.fd.take().expect(THERE)
+    }
+
+    /// Lets `closer` close it, and tells it that there is one more.
+    pub(crate) fn closed_by(mut self, closer: &Arc<dyn Closer>) -> Self {
+        closer.note_opened();
+        self.closer = Some(Arc::clone(closer));
+        self
+    }
+
+    /// Reads `len` bytes from `offset` on, whatever the file's own position; `None` if there are fewer. It waits as long as the
+    /// file makes it.
+    ///
+    /// # Errors
+    ///
+    /// The errors of `pread(2)`; `OutOfMemory` if there is no memory for so much.
+    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        while bytes.len() < len {
+            let Some(at) = offset.checked_add(bytes.len() as u64) else { return Ok(None) };
+            match pread(self.fd(), spare_capacity(&mut bytes), at) {
+                Ok(0) => return Ok(None),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The allocator may have given more room than it was asked for.
+        bytes.truncate(len);
+        Ok(Some(bytes))
+    }
+
+    fn fd(&self) -> &OwnedFd {
+        self.fd.as_ref().expect(THERE)
     }
 
     /// Makes a second descriptor, close-on-exec, of the same open file.
@@ -78,37 +139,38 @@ impl Attachment {
     ///
     /// The errors of `fcntl(2)`, `EMFILE` above all.
     pub fn duplicate(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        self.fd().try_clone().map(Self::from)
     }
 
     fn file_kind(&self) -> io::Result<AttachmentKind> {
-        let Some(bits) = sys::seals(self.0.as_fd())? else { return Ok(AttachmentKind::RegularFile) };
-        let pages = if sys::is_huge_page_file(self.0.as_fd())? { PageSize::Huge } else { PageSize::Normal };
+        let Some(bits) = sys::seals(self.fd().as_fd())? else { return Ok(AttachmentKind::RegularFile) };
+        let pages =
+            if sys::is_huge_page_file(self.fd().as_fd())? { PageSize::Huge } else { PageSize::Normal };
         Ok(AttachmentKind::MemoryFile { seals: Seals(bits), pages })
     }
 }
 
 impl From<OwnedFd> for Attachment {
     fn from(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self { fd: Some(fd), closer: None }
     }
 }
 
 impl From<Attachment> for OwnedFd {
     fn from(attachment: Attachment) -> Self {
-        attachment.0
+        attachment.into_fd()
     }
 }
 
 impl AsFd for Attachment {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd().as_fd()
     }
 }
 
 impl AsRawFd for Attachment {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.fd().as_raw_fd()
     }
 }
 

@@ -54,6 +54,8 @@ mod lock;
 #[cfg(unix)]
 mod memory;
 #[cfg(unix)]
+mod peer_file;
+#[cfg(unix)]
 mod pool;
 #[cfg(target_os = "linux")]
 mod process;
@@ -72,7 +74,7 @@ pub use address::{
 };
 pub use allocator::{bound_kept_memory, give_back_memory};
 #[cfg(unix)]
-pub use attachment::{AccessMode, Attachment, AttachmentKind, FdRefusal, PageSize, Seals};
+pub use attachment::{AccessMode, Attachment, AttachmentKind, Closer, FdRefusal, PageSize, Seals};
 pub use busy_poll::{BusyPoll, Look};
 #[cfg(unix)]
 pub use choose::default_addresses;
@@ -92,7 +94,9 @@ pub use listener::{Access, AdoptError, BindError, BindFault, Listener};
 #[cfg(unix)]
 pub use memory::MemoryStream;
 #[cfg(unix)]
-pub use pool::{PlacedAt, SegmentBudget, Slot, SlotPool};
+pub use peer_file::{PeerFile, PeerFileFault, PeerFileKind};
+#[cfg(unix)]
+pub use pool::{PlacedAt, SegmentBudget, Slot, SlotPool, Trimmed};
 #[cfg(target_os = "linux")]
 pub use process::{ControlGroup, Executable, FileId, Process, ProcessError};
 #[cfg(unix)]

@@ -146,7 +146,7 @@ impl Listener {
     ///
     /// The errors of `setsockopt(2)`, except the one that means that the kernel is too old.
     pub fn refuse_fds(&self) -> io::Result<FdRefusalState> {
-        refusal_state(sys::refuse_rights(self.fd.as_fd()))
+        refusal_state(sys::pass_rights(self.fd.as_fd(), false))
     }
 
     /// The address that it listens at.

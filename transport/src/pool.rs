@@ -73,6 +73,8 @@ struct Segment {
     slots: usize,
     /// The one that was used last is taken first: it may still be in a cache.
     free: Vec<Region>,
+    /// Since the pool was last trimmed.
+    was_used: bool,
     /// Until it is sent.
     file: Option<OwnedFd>,
     _charge: Charge,
@@ -173,6 +175,24 @@ impl SlotPool {
         found.file.take().map(|file| (file.into(), len))
     }
 
+    /// Takes out the segments of which no slot was used since the last time that this was asked, and none is: their reader is to be
+    /// told, and dropping them gives their memory back, which takes its time.
+    #[must_use]
+    pub fn trim(&self) -> Trimmed {
+        let mut state = self.0.lock();
+        let mut idle = Vec::new();
+        for (number, segment) in &mut state.segments {
+            if let Some(segment) = segment
+                && !std::mem::take(&mut segment.was_used)
+                && segment.free.len() == segment.slots
+            {
+                idle.push(*number);
+            }
+        }
+        let taken = idle.into_iter().filter_map(|number| Some((number, state.segments.remove(&number)??)));
+        Trimmed(taken.collect())
+    }
+
     /// Bytes of memory that it has.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -181,6 +201,23 @@ impl SlotPool {
 
     fn slot(&self, (place, region): (PlacedAt, Region), len: usize) -> Slot {
         Slot { region: Some(region), place, len, pool: Arc::clone(&self.0) }
+    }
+}
+
+/// Segments that were taken out of a pool.
+#[derive(Debug)]
+pub struct Trimmed(Vec<(u32, Segment)>);
+
+impl Trimmed {
+    /// Their numbers and generations.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.0.iter().map(|(number, segment)| (*number, segment.generation))
+    }
+
+    /// True if there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -225,6 +262,7 @@ impl Shared {
             slot_len,
             slots: free.len(),
             free,
+            was_used: true,
             file: Some(file),
             _charge: charge,
         })
@@ -252,6 +290,7 @@ impl State {
         });
         let (number, segment) = fitting.min_by_key(|(_, segment)| segment.slot_len)?;
         let region = segment.free.pop()?;
+        segment.was_used = true;
         let offset = region.offset() as u64;
         Some((PlacedAt { segment: number, generation: segment.generation, offset }, region))
     }
@@ -265,6 +304,14 @@ pub struct Slot {
     place: PlacedAt,
     len: usize,
     pool: Arc<Shared>,
+}
+
+impl Slot {
+    /// Where it is.
+    #[must_use]
+    pub fn place(&self) -> PlacedAt {
+        self.place
+    }
 }
 
 impl Deref for Slot {
@@ -396,6 +443,26 @@ mod tests {
         drop(also);
         assert_eq!(filled(&pool, 100_000, 4).expect("room").as_ptr(), address);
         assert_eq!(budget.used.load(Ordering::Relaxed), pool.bytes());
+    }
+
+    #[test]
+    fn what_was_not_used_between_two_trims_is_taken_out() {
+        let (pool, budget) = pool(64 * MIB);
+        let held = filled(&pool, 1 << 20, 1).expect("room");
+        let first = filled(&pool, 2 << 20, 2).expect("room").place;
+        assert!(pool.trim().is_empty(), "both are new");
+        assert_eq!(filled(&pool, 2 << 20, 2).expect("room").place, first);
+        assert!(pool.trim().is_empty(), "one was used, the other is");
+        let trimmed = pool.trim();
+        assert_eq!(trimmed.iter().collect::<Vec<_>>(), [(first.segment, first.generation)]);
+        assert_eq!(pool.bytes(), 1 << 20);
+        drop(trimmed);
+        assert_eq!(budget.used.load(Ordering::Relaxed), MIB);
+        assert!(held.iter().all(|byte| *byte == 1));
+        drop(held);
+        assert_eq!(pool.trim().iter().count(), 1, "it was given back and not taken again");
+        let again = filled(&pool, 1 << 20, 3).expect("room").place;
+        assert!(again.generation > first.generation, "a number is used again under a newer generation");
     }
 
     #[test]

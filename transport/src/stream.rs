@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_domain, socket_ty
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use thiserror::Error;
 
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, Closer};
 use crate::busy_poll::BusyPoll;
 use crate::credentials::Credentials;
 use crate::sys::{self, Blocking};
@@ -39,6 +40,8 @@ pub struct Stream {
     receive_timeout: AtomicU64,
     /// A [`Rights`], as a number.
     rights: AtomicU8,
+    /// Who closes what comes; without one, whoever drops it.
+    closer: Option<Arc<dyn Closer>>,
 }
 
 /// Whether descriptors may come with the next bytes.
@@ -149,7 +152,8 @@ impl Stream {
 
     /// Wraps a socket that is known to be a connected, blocking, close-on-exec Unix stream without timeouts.
     pub(crate) fn from_checked(fd: OwnedFd) -> Self {
-        Self { fd, receive_timeout: AtomicU64::new(0), rights: AtomicU8::new(Rights::Possible as u8) }
+        let rights = AtomicU8::new(Rights::Possible as u8);
+        Self { fd, receive_timeout: AtomicU64::new(0), rights, closer: None }
     }
 
     /// Reads once, without waiting, into the spare capacity of `buf`; descriptors go to the end of `fds`.
@@ -274,7 +278,7 @@ impl Stream {
     ///
     /// The errors of `setsockopt(2)`, except the one that means that the kernel is too old.
     pub fn refuse_fds(&self) -> io::Result<FdRefusalState> {
-        let state = refusal_state(sys::refuse_rights(self.as_fd()))?;
+        let state = refusal_state(sys::pass_rights(self.as_fd(), false))?;
         if state == FdRefusalState::InForce {
             let possible = Rights::Possible as u8;
             // One that found the socket empty before stays as it is.
@@ -288,6 +292,22 @@ impl Stream {
         Ok(state)
     }
 
+    /// Lets descriptors of the peer in again, which [`refuse_fds`](Self::refuse_fds) had turned off.
+    ///
+    /// # Errors
+    ///
+    /// As [`refuse_fds`](Self::refuse_fds).
+    pub fn accept_fds(&self) -> io::Result<()> {
+        // First there is room for them, and then they may come.
+        self.rights.store(Rights::Possible as u8, Ordering::Relaxed);
+        refusal_state(sys::pass_rights(self.as_fd(), true)).map(|_| ())
+    }
+
+    /// Lets `closer` close all descriptors that come from now on, however they are dropped.
+    pub fn close_by(&mut self, closer: Arc<dyn Closer>) {
+        self.closer = Some(closer);
+    }
+
     /// One read, without room for descriptors where none can come.
     fn receive(
         &self,
@@ -299,7 +319,20 @@ impl Stream {
         if rights == Rights::Impossible as u8 {
             return sys::receive_bytes(self.as_fd(), buf, blocking);
         }
+        let before = fds.len();
         let received = sys::receive(self.as_fd(), buf, fds, blocking);
+        if let Some(closer) = &self.closer
+            && fds.len() > before
+        {
+            let came = fds.split_off(before);
+            fds.extend(came.into_iter().map(|fd| fd.closed_by(closer)));
+        }
+        if received
+            .as_ref()
+            .is_err_and(|error| error.get_ref().is_some_and(|why| why.is::<ControlTruncated>()))
+        {
+            fds.clear();
+        }
         if rights == Rights::Refused as u8 {
             let empty = match &received {
                 Ok(received) => received.emptied() && received.bytes > 0,

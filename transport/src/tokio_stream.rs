@@ -276,6 +276,15 @@ impl AsyncStream {
         self.io()?.get_ref().refuse_fds()
     }
 
+    /// Lets descriptors of the peer in again, as [`Stream::accept_fds`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stream::accept_fds`].
+    pub fn accept_fds(&self) -> io::Result<()> {
+        self.io()?.get_ref().accept_fds()
+    }
+
     /// Ends one direction or both, as [`Stream::shutdown`] does.
     ///
     /// # Errors

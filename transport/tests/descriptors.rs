@@ -8,12 +8,14 @@ use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use invoked_transport::{
-    Access, Address, Attachment, FdRefusal, FdRefusalState, Interest, Listener, MAX_FDS_PER_SEND, Readiness,
-    Received, Stream,
+    Access, Address, Attachment, Closer, FdRefusal, FdRefusalState, Interest, Listener, MAX_FDS_PER_SEND,
+    Readiness, Received, Stream,
 };
 use rustix::io::{FdFlags, fcntl_getfd};
 
@@ -246,6 +248,60 @@ fn a_listener_that_refuses_descriptors_has_streams_that_do() {
     // The other direction is the client's to close.
     send(&server, b"y", &[file.as_fd()]);
     assert_eq!(read(&client, 64).1.len(), 1);
+}
+
+#[test]
+fn descriptors_that_were_refused_can_be_let_in_again() {
+    let (near, far) = Stream::pair().expect("a pair");
+    let file = tempfile::tempfile().expect("a file");
+    let _state = far.refuse_fds().expect("set");
+    send(&near, b"bytes", &[]);
+    assert_eq!(read(&far, 64).0, b"bytes");
+    far.accept_fds().expect("set");
+    send(&near, b"with", &[file.as_fd()]);
+    assert_eq!((read(&far, 64).0.as_slice(), read_after(&near, &far, &file)), (&b"with"[..], 2));
+}
+
+/// How many descriptors come of two that are sent.
+fn read_after(near: &Stream, far: &Stream, file: &std::fs::File) -> usize {
+    send(near, b"two", &[file.as_fd(), file.as_fd()]);
+    read(far, 64).1.len()
+}
+
+/// Counts what it is told and given.
+#[derive(Debug, Default)]
+struct Counting {
+    opened: AtomicUsize,
+    closed: Mutex<Vec<OwnedFd>>,
+}
+
+impl Closer for Counting {
+    fn note_opened(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn close(&self, fd: OwnedFd) {
+        self.closed.lock().expect("whole").push(fd);
+    }
+}
+
+#[test]
+fn a_closer_is_given_each_descriptor_that_came_and_is_dropped() {
+    let (near, mut far) = Stream::pair().expect("a pair");
+    let file = tempfile::tempfile().expect("a file");
+    let closer = Arc::new(Counting::default());
+    far.close_by(Arc::clone(&closer) as _);
+    send(&near, b"three", &[file.as_fd(), file.as_fd(), file.as_fd()]);
+    let (mut buf, mut fds) = (BytesMut::with_capacity(64), VecDeque::new());
+    let _ = far.try_read(&mut buf, &mut fds).expect("read");
+    assert_eq!((fds.len(), closer.opened.load(Ordering::Relaxed)), (3, 3));
+    let kept: OwnedFd = fds.pop_front().expect("the first").into_fd();
+    drop(fds);
+    assert_eq!(closer.closed.lock().expect("whole").len(), 2, "what was given up is another's to close");
+    drop(kept);
+    // One's own are closed where they are dropped.
+    drop(Attachment::from(OwnedFd::from(file)));
+    assert_eq!(closer.closed.lock().expect("whole").len(), 2);
 }
 
 #[test]

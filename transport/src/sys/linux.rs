@@ -88,17 +88,17 @@ pub(crate) fn trim_allocator() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// `SO_PASSRIGHTS` = 0, kernel 6.16: the kernel refuses descriptors that a peer tries to send to this socket.
-pub(crate) fn refuse_rights(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let off: libc::c_int = 0;
+/// `SO_PASSRIGHTS`, kernel 6.16: if it is off, the kernel refuses descriptors that a peer tries to send to this socket.
+pub(crate) fn pass_rights(socket: BorrowedFd<'_>, passes: bool) -> io::Result<()> {
+    let passes = libc::c_int::from(passes);
     // JUSTIFICATION: no crate in use wraps SO_PASSRIGHTS.
-    // SAFETY: the pointer and the length are those of `off`, which lives until the call returns.
+    // SAFETY: the pointer and the length are those of `passes`, which lives until the call returns.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
             SO_PASSRIGHTS,
-            (&raw const off).cast(),
+            (&raw const passes).cast(),
             size_of_u32s(1)?,
         )
     };

@@ -29,7 +29,7 @@ pub(crate) fn peer_pidfd(_socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Err(unsupported())
 }
 
-pub(crate) fn refuse_rights(_socket: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn pass_rights(_socket: BorrowedFd<'_>, _passes: bool) -> io::Result<()> {
     Err(unsupported())
 }
 

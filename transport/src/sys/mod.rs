@@ -24,7 +24,7 @@ mod platform;
 pub(crate) use platform::{AllocatorBounds, bound_allocator, trim_allocator};
 #[cfg(unix)]
 pub(crate) use platform::{
-    create_sealed, is_huge_page_file, peer_groups, peer_pidfd, peer_user, refuse_rights, seals,
+    create_sealed, is_huge_page_file, pass_rights, peer_groups, peer_pidfd, peer_user, seals,
 };
 #[cfg(all(unix, test))]
 pub(crate) use unix::counters;
