@@ -144,6 +144,14 @@ pub struct Quotas {
     pub unconfirmed_fds: u64,
     /// The same for the peers of one uid.
     pub unconfirmed_fds_per_uid: u64,
+    /// Memory of clients that is held open, by its size, in bytes, in all.
+    pub memory_file_bytes: u64,
+    /// The same for the clients of one uid.
+    pub memory_file_bytes_per_uid: u64,
+    /// File descriptors of clients that are held, in all.
+    pub received_fds: u64,
+    /// The same for the clients of one uid.
+    pub received_fds_per_uid: u64,
     /// Bytes of one message.
     pub max_message: u64,
     /// Calls in flight at one provider.
@@ -179,6 +187,10 @@ impl Default for Quotas {
             segment_bytes_per_uid: quotas::SEGMENT_BYTES_PER_UID,
             unconfirmed_fds: quotas::UNCONFIRMED_FDS,
             unconfirmed_fds_per_uid: quotas::UNCONFIRMED_FDS_PER_UID,
+            memory_file_bytes: quotas::MEMORY_FILE_BYTES,
+            memory_file_bytes_per_uid: quotas::MEMORY_FILE_BYTES_PER_UID,
+            received_fds: quotas::RECEIVED_FDS,
+            received_fds_per_uid: quotas::RECEIVED_FDS_PER_UID,
             max_message: limits::MAX_MESSAGE as u64,
             calls_per_provider: count(quotas::CALLS_PER_PROVIDER),
             registrations_per_peer: count(quotas::REGISTRATIONS_PER_PEER),
@@ -222,6 +234,8 @@ impl Quotas {
             item_bytes: Bound { per_uid: self.item_bytes_per_uid, total: self.item_bytes },
             segment_bytes: Bound { per_uid: self.segment_bytes_per_uid, total: self.segment_bytes },
             fds: Bound { per_uid: self.unconfirmed_fds_per_uid, total: self.unconfirmed_fds },
+            memory_files: Bound { per_uid: self.memory_file_bytes_per_uid, total: self.memory_file_bytes },
+            received_fds: Bound { per_uid: self.received_fds_per_uid, total: self.received_fds },
         }
     }
 }
@@ -342,12 +356,16 @@ impl Config {
 
     /// What is in force, by the names of the registry, and bounds what capabilities may set.
     pub(crate) fn ceilings(&self) -> Vec<(&'static str, u64)> {
-        let Quotas { connections, calls_per_uid, reassembly_bytes, reply_bytes, .. } = self.quotas;
+        let of = &self.quotas;
         let quotas = [
-            ("connections", connections),
-            ("calls_per_uid", calls_per_uid),
-            ("reassembly_bytes", reassembly_bytes),
-            ("reply_bytes", reply_bytes),
+            ("connections", of.connections),
+            ("calls_per_uid", of.calls_per_uid),
+            ("reassembly_bytes", of.reassembly_bytes),
+            ("reply_bytes", of.reply_bytes),
+            ("segment_bytes", of.segment_bytes),
+            ("unconfirmed_fds", of.unconfirmed_fds),
+            ("memory_file_bytes", of.memory_file_bytes),
+            ("received_fds", of.received_fds),
         ];
         self.limits_in_force().map(|(limit, value)| (limit.name, value)).chain(quotas).collect()
     }

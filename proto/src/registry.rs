@@ -835,6 +835,8 @@ pub mod limits {
     pub const MAX_FDS_PER_FRAME: usize = 16;
     /// Parts of replies from this size on go by the pool lane, where it is in force.
     pub const POOL_FROM: usize = 65_536;
+    /// Parts of one item to the daemon that are in segments, together: they are read where the item comes.
+    pub const POOLED_ITEM_MAX: usize = 1_048_576;
     /// Results that are regular files go by the file lane from this size on, where it is in force.
     pub const FILE_FROM: usize = 1_048_576;
     /// Segments that one side has introduced on one connection, those under a number of an older one not counted.
@@ -1010,6 +1012,13 @@ pub const LIMITS: &[Limit] = &[
     },
     Limit {
         id: None,
+        name: "pooled_item_max",
+        value: 1_048_576,
+        unit: "bytes",
+        doc: "Parts of one item to the daemon that are in segments, together: they are read where the item comes.",
+    },
+    Limit {
+        id: None,
         name: "file_from",
         value: 1_048_576,
         unit: "bytes",
@@ -1105,7 +1114,7 @@ pub mod quotas {
     pub const ITEM_BYTES: u64 = 268_435_456;
     /// The same for the peers of one uid.
     pub const ITEM_BYTES_PER_UID: u64 = 8_388_608;
-    /// Memory that replies are written to for their callers to read, in all.
+    /// Memory that clients are written to, for them to read, in all.
     pub const SEGMENT_BYTES: u64 = 1_073_741_824;
     /// The same for the peers of one uid; above it replies go inline.
     pub const SEGMENT_BYTES_PER_UID: u64 = 268_435_456;
@@ -1113,6 +1122,14 @@ pub mod quotas {
     pub const UNCONFIRMED_FDS: u64 = 512;
     /// The same for the peers of one uid.
     pub const UNCONFIRMED_FDS_PER_UID: u64 = 64;
+    /// Bytes of segments and sealed files of clients that the daemon holds open, by their size, in all.
+    pub const MEMORY_FILE_BYTES: u64 = 1_073_741_824;
+    /// The same for the clients of one uid; above it none of their segments is taken.
+    pub const MEMORY_FILE_BYTES_PER_UID: u64 = 536_870_912;
+    /// File descriptors of clients that are held, or that wait to be closed, in all.
+    pub const RECEIVED_FDS: u64 = 2_048;
+    /// The same for the clients of one uid; above it none is taken.
+    pub const RECEIVED_FDS_PER_UID: u64 = 512;
     /// Denials that are kept to be explained; over it the uid that has the most of them loses its oldest.
     pub const DECISIONS: u64 = 1_000;
     /// Values that commands hold for a connection, by number.
@@ -1177,7 +1194,7 @@ pub const QUOTAS: &[Quota] = &[
     Quota {
         name: "segment_bytes",
         value: 1_073_741_824,
-        doc: "Memory that replies are written to for their callers to read, in all.",
+        doc: "Memory that clients are written to, for them to read, in all.",
     },
     Quota {
         name: "segment_bytes_per_uid",
@@ -1190,6 +1207,26 @@ pub const QUOTAS: &[Quota] = &[
         doc: "File descriptors that were sent and that their receivers have not confirmed, in all; above it bodies go inline.",
     },
     Quota { name: "unconfirmed_fds_per_uid", value: 64, doc: "The same for the peers of one uid." },
+    Quota {
+        name: "memory_file_bytes",
+        value: 1_073_741_824,
+        doc: "Bytes of segments and sealed files of clients that the daemon holds open, by their size, in all.",
+    },
+    Quota {
+        name: "memory_file_bytes_per_uid",
+        value: 536_870_912,
+        doc: "The same for the clients of one uid; above it none of their segments is taken.",
+    },
+    Quota {
+        name: "received_fds",
+        value: 2_048,
+        doc: "File descriptors of clients that are held, or that wait to be closed, in all.",
+    },
+    Quota {
+        name: "received_fds_per_uid",
+        value: 512,
+        doc: "The same for the clients of one uid; above it none is taken.",
+    },
     Quota {
         name: "decisions",
         value: 1_000,

@@ -12,14 +12,18 @@ use super::source::Findings;
 
 /// What a capability may set, by the names of `proto/registry.toml`, and by what it is bounded: by the value in force of
 /// the daemon of the same name, or of what all share.
-const NAMES: [(&str, &str); 7] = [
+const NAMES: [(&str, &str); 11] = [
     ("calls_per_uid", "calls_per_uid"),
     ("connections_per_uid", "connections"),
     ("max_message", "max_message"),
+    ("memory_file_bytes_per_uid", "memory_file_bytes"),
     ("open_calls", "open_calls"),
     ("open_channels", "open_channels"),
     ("reassembly_bytes_per_uid", "reassembly_bytes"),
+    ("received_fds_per_uid", "received_fds"),
     ("reply_bytes_per_uid", "reply_bytes"),
+    ("segment_bytes_per_uid", "segment_bytes"),
+    ("unconfirmed_fds_per_uid", "unconfirmed_fds"),
 ];
 
 /// What capabilities let a peer hold at once, where they say something other than the daemon's configuration.

@@ -4,12 +4,14 @@
 //! deadline and loss of the caller end the first at once; what the call was charged stays until the second ends, so
 //! that opening and cancelling gains nothing.
 
+mod fetching;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use invoked_proto::Text;
-use invoked_proto::body::{Assembly, Message, inline_len};
+use invoked_proto::body::{Assembly, Message, whole_len};
 use invoked_proto::connection::More;
 use invoked_proto::metadata::{Call, Extensions, Failure, HeaderField};
 use invoked_proto::registry::{Delivery, ErrorCode, limits};
@@ -27,7 +29,9 @@ use super::sweep::Epoch;
 use super::{Broker, PeerState, Standing};
 use crate::authority::{Grant, Verdict};
 use crate::commands::RegisteredCommand;
-use crate::ipc::{CallError, DeclaredChannels, Execution, Outcome, PeerId, Response, WireCall};
+use crate::ipc::{
+    CallError, DeclaredChannels, Execution, Fault, Outcome, Outside, PeerId, Response, WireCall,
+};
 
 /// Largest request that an inline command runs in place for, in bytes: parsing it costs less than a hop to the pool.
 const INLINE_MAX: usize = 16 * 1024;
@@ -72,6 +76,8 @@ pub(super) enum Phase {
 pub(super) struct Receiving {
     assembly: Assembly,
     admitted: Admitted,
+    /// What is elsewhere of its message is being read: its memory is in use until that has ended.
+    fetching: bool,
 }
 
 /// What a call brings with its first frame, besides its record.
@@ -82,6 +88,8 @@ pub(crate) struct FirstOfCall {
     /// The first fragment of its message.
     pub(crate) payload: Bytes,
     pub(crate) more: More,
+    /// The parts of its message that are elsewhere than in the frames, or why they are not taken.
+    pub(crate) outside: Option<Result<Outside, Fault>>,
 }
 
 /// A call that was authorized, without its message.
@@ -97,6 +105,8 @@ pub(super) struct Admitted {
     nested: Option<Box<Nested>>,
     /// The same peers, the outermost first.
     behalf: Arc<[PeerId]>,
+    /// What of its message is to be read first.
+    outside: Option<Outside>,
 }
 
 /// Who runs a command.
@@ -231,12 +241,12 @@ impl Broker {
         first: FirstOfCall,
         granted: Option<Arc<Grant>>,
     ) {
-        let FirstOfCall { flags, payload, more } = first;
+        let (flags, more) = (first.flags, first.more);
         self.stats.calls += 1;
         let command = call.command.clone();
-        let bytes = inline_len(&call.parts).unwrap_or(u64::MAX);
+        let bytes = whole_len(&call.parts).unwrap_or(u64::MAX);
         let noted = self.note_call(now, (peer, stream), flags, &command, bytes);
-        match self.admit(now, (peer, stream), flags, call, payload, granted) {
+        match self.admit(now, (peer, stream), call, first, granted) {
             Ok((mut admitted, assembly, slot, memory)) => {
                 let state = CallState {
                     caller: Some((peer, stream)),
@@ -259,9 +269,9 @@ impl Broker {
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.calls.insert(stream, id);
                 }
-                match more {
-                    More::Whole => self.dispatch(now, id, admitted, assembly),
-                    More::Follows => self.receive(id, admitted, assembly),
+                match (more, admitted.outside.take()) {
+                    (More::Whole, None) => self.dispatch(now, id, admitted, assembly),
+                    (_, outside) => self.receive(id, admitted, assembly, outside),
                 }
             }
             Err(ending) => {
@@ -299,11 +309,8 @@ impl Broker {
                 Ending::framework(ErrorCode::Protocol, "message too long", Delivery::NotDelivered),
             );
         }
-        if more == More::Whole
-            && let Phase::Receiving(receiving) = std::mem::replace(&mut call.phase, Phase::Running)
-        {
-            let Receiving { assembly, admitted } = *receiving;
-            self.dispatch(now, id, admitted, assembly);
+        if more == More::Whole {
+            self.dispatch_whole(now, id);
         }
     }
 
@@ -377,11 +384,11 @@ impl Broker {
         &mut self,
         now: Instant,
         (peer, stream): (PeerId, u64),
-        flags: u16,
         mut call: Call,
-        payload: Bytes,
+        first: FirstOfCall,
         granted: Option<Arc<Grant>>,
     ) -> Result<(Admitted, Assembly, Charge, Option<Charge>), Ending> {
+        let FirstOfCall { flags, payload, outside, .. } = first;
         let not_delivered = |code, text: &str| Ending::framework(code, text, Delivery::NotDelivered);
         let Some(state) = self.refresh(peer) else {
             return Err(not_delivered(ErrorCode::Unavailable, "the connection is going away"));
@@ -416,8 +423,16 @@ impl Broker {
             Some(us) => now + Duration::from_micros(us).min(self.settings.max_deadline),
         };
         let deadline = inherited.map_or(deadline, |inherited| inherited.min(deadline));
-        let total = inline_len(&call.parts).unwrap_or(u64::MAX);
+        let total = whole_len(&call.parts).unwrap_or(u64::MAX);
         let state = self.peers.get(&peer).expect("looked up above");
+        let outside = match state.check_outside(outside) {
+            Ok(outside) => outside,
+            Err(fault) => {
+                // It may not know what has changed since it was told.
+                self.outputs.push_back(Output::TellLanes(peer));
+                return Err(Ending::of(Err(CallError::Framework(fault))));
+            }
+        };
         let memory = match total {
             0 => None,
             total => Some(state.account.charge(Resource::MessageBytes, total).ok_or_else(|| {
@@ -439,7 +454,7 @@ impl Broker {
             }
         };
         let (headers, deadline) = (call.headers, Some(deadline));
-        let admitted = Admitted { target, grant, headers, deadline, depth, nested, behalf };
+        let admitted = Admitted { target, grant, headers, deadline, depth, nested, behalf, outside };
         Ok((admitted, assembly, slot, memory))
     }
 
@@ -461,13 +476,17 @@ impl Broker {
         Err(Ending::denied(code, &message, decision))
     }
 
-    fn receive(&mut self, id: CallId, mut admitted: Admitted, assembly: Assembly) {
+    fn receive(&mut self, id: CallId, mut admitted: Admitted, assembly: Assembly, outside: Option<Outside>) {
         admitted.headers = detached(&admitted.headers);
         let Some(call) = self.calls.find_mut(id) else { return };
         if let Some(at) = call.deadline {
             self.deadlines.insert((at, id));
         }
-        call.phase = Phase::Receiving(Box::new(Receiving { assembly, admitted }));
+        call.phase = Phase::Receiving(Receiving::new(assembly, admitted, outside.is_some()));
+        let peer = call.peer;
+        if let Some(outside) = outside {
+            self.fetch(id, peer, outside);
+        }
     }
 
     fn dispatch(&mut self, now: Instant, id: CallId, admitted: Admitted, assembly: Assembly) {
@@ -553,6 +572,8 @@ impl Broker {
     fn let_go(&mut self, now: Instant, id: CallId) {
         match self.calls.find(id).map(|call| &call.phase) {
             Some(Phase::Running) => self.outputs.push_back(Output::CancelHandler(id)),
+            // Whoever reads for it holds its memory still.
+            Some(Phase::Receiving(receiving)) if receiving.fetching => {}
             Some(Phase::Receiving(_)) => self.drop_call(id),
             Some(Phase::Routed(_)) => {
                 self.withdraw_routed(now, id, None);

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use invoked_proto::connection::LaneSet;
 use invoked_proto::registry::Lane;
+use invoked_transport::SegmentBudget;
 
-use super::{Broker, PeerState};
+use super::{Broker, Held, PeerState};
 use crate::ipc::{Allowed, CallLanes, FdCharge, Lanes, PeerId, ReplyLanes};
 
 impl PeerState {
@@ -40,6 +43,28 @@ impl Broker {
     /// The same, for a peer that is given nothing more.
     pub(crate) fn take_lanes(&mut self, peer: PeerId) -> Option<Arc<ReplyLanes>> {
         self.peers.get_mut(&peer).and_then(|state| state.lanes.take())
+    }
+
+    /// The lanes that the peer may send on, as its capabilities say now; none while its uid holds too many descriptors open.
+    pub(crate) fn lanes_to_take(&self, peer: PeerId) -> LaneSet {
+        let Some(state) = self.peers.get(&peer) else { return LaneSet::NONE };
+        if state.account.received_fds().is_within() { state.allowed_lanes() } else { LaneSet::NONE }
+    }
+
+    /// Whose the peer is, and the descriptors of that uid that are held.
+    pub(crate) fn received_fds(&self, peer: PeerId) -> Option<(u32, Held)> {
+        self.peers.get(&peer).map(|state| (state.peer.uid, state.account.received_fds()))
+    }
+
+    /// What memory of the peer's uid may be held.
+    pub(crate) fn memory_files(&self, peer: PeerId) -> Option<Arc<dyn SegmentBudget>> {
+        self.peers.get(&peer).map(|state| state.account.memory_files() as _)
+    }
+
+    /// Parts were read that were elsewhere than in the frames.
+    pub(crate) fn note_read(&mut self, parts: &[Bytes]) {
+        self.stats.parts_read += parts.len() as u64;
+        self.stats.parts_read_bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
     }
 
     /// A file descriptor is on its way to the peer.

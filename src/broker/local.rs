@@ -85,7 +85,8 @@ impl Broker {
             parts: call.message.parts(),
             extensions,
         };
-        let first = FirstOfCall { flags: 0, payload: payload(call.message), more: More::Whole };
+        let first =
+            FirstOfCall { flags: 0, payload: payload(call.message), more: More::Whole, outside: None };
         self.handle_call(now, peer, stream, record, first);
         stream
     }

@@ -17,7 +17,7 @@ use super::routes::{CancelRouted, Forward};
 use super::slots::CallId;
 use crate::authority::PeerLimits;
 use crate::commands::RegisteredCommand;
-use crate::ipc::{FileBody, Peer, PeerId, Pipe, WireCall};
+use crate::ipc::{FileBody, Outside, Peer, PeerId, Pipe, PipeId, WireCall};
 
 /// What the connection of a peer is held to whose capabilities say `limits`, where `own` are the daemon's settings.
 pub(crate) fn held_to(own: Settings, limits: &PeerLimits) -> Settings {
@@ -28,6 +28,15 @@ pub(crate) fn held_to(own: Settings, limits: &PeerLimits) -> Settings {
         open_channels: count("open_channels").unwrap_or(own.open_channels),
         ..own
     }
+}
+
+/// The channel that an item came on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ItemOf {
+    /// To a handler.
+    Upload(PipeId),
+    /// Between a caller and a provider.
+    Relay(RelayId),
 }
 
 /// Something to do, in order.
@@ -86,6 +95,26 @@ pub(crate) enum Output {
         failure: Failure,
         /// Body and attachments of an application's error.
         message: Message,
+    },
+    /// Read what is elsewhere of a call's message than in the frames; it goes to
+    /// [`Broker::handle_fetched`](super::Broker::handle_fetched), once.
+    Fetch {
+        /// The call.
+        call: CallId,
+        /// Whose it is.
+        uid: u32,
+        /// Where the parts are.
+        outside: Outside,
+    },
+    /// Tell the peer again which lanes are taken from it.
+    TellLanes(PeerId),
+    /// Read the same of an item of a channel, at once; it goes to
+    /// [`Broker::handle_item_fetched`](super::Broker::handle_item_fetched).
+    FetchItem {
+        /// The channel.
+        item: ItemOf,
+        /// Where the parts are.
+        outside: Outside,
     },
     /// Run a hosted command.
     Run(Run),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use invoked_proto::registry::quotas;
 
-use super::given::Given;
+use super::given::{Given, Held};
 use crate::authority::PeerLimits;
 use crate::ipc::{Budget, Common, is_fair};
 
@@ -26,6 +26,47 @@ pub(crate) enum Resource {
 }
 
 const RESOURCES: usize = 4;
+
+/// What is counted by others than this, from any thread, and is bounded here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+enum Elsewhere {
+    /// Memory that peers are written to.
+    Segments,
+    /// File descriptors that peers have not confirmed: the kernel counts them as the daemon's.
+    Unconfirmed,
+    /// Memory of peers that is held, by its size.
+    MemoryFiles,
+    /// File descriptors of peers that are held, or not closed yet.
+    Received,
+}
+
+const ELSEWHERE: usize = 4;
+
+impl Elsewhere {
+    const ALL: [Elsewhere; ELSEWHERE] =
+        [Elsewhere::Segments, Elsewhere::Unconfirmed, Elsewhere::MemoryFiles, Elsewhere::Received];
+
+    /// What capabilities call the most of it for one uid.
+    fn limit(self) -> &'static str {
+        match self {
+            Elsewhere::Segments => "segment_bytes_per_uid",
+            Elsewhere::Unconfirmed => "unconfirmed_fds_per_uid",
+            Elsewhere::MemoryFiles => "memory_file_bytes_per_uid",
+            Elsewhere::Received => "received_fds_per_uid",
+        }
+    }
+}
+
+/// All that capabilities may say of an account, in this order.
+const SAID: usize = RESOURCES + ELSEWHERE;
+
+fn said_limits() -> [&'static str; SAID] {
+    std::array::from_fn(|at| match Resource::ALL.get(at) {
+        Some(resource) => resource.limit(),
+        None => Elsewhere::ALL[at - RESOURCES].limit(),
+    })
+}
 
 impl Resource {
     const ALL: [Resource; RESOURCES] =
@@ -68,6 +109,10 @@ pub(crate) struct Bounds {
     pub(crate) segment_bytes: Bound,
     /// File descriptors that peers have not confirmed.
     pub(crate) fds: Bound,
+    /// Memory of peers that is held.
+    pub(crate) memory_files: Bound,
+    /// File descriptors of peers that are held.
+    pub(crate) received_fds: Bound,
 }
 
 impl Default for Bounds {
@@ -83,6 +128,11 @@ impl Default for Bounds {
             item_bytes: Bound { per_uid: quotas::ITEM_BYTES_PER_UID, total: quotas::ITEM_BYTES },
             segment_bytes: Bound { per_uid: quotas::SEGMENT_BYTES_PER_UID, total: quotas::SEGMENT_BYTES },
             fds: Bound { per_uid: quotas::UNCONFIRMED_FDS_PER_UID, total: quotas::UNCONFIRMED_FDS },
+            memory_files: Bound {
+                per_uid: quotas::MEMORY_FILE_BYTES_PER_UID,
+                total: quotas::MEMORY_FILE_BYTES,
+            },
+            received_fds: Bound { per_uid: quotas::RECEIVED_FDS_PER_UID, total: quotas::RECEIVED_FDS },
         }
     }
 }
@@ -96,6 +146,15 @@ impl Bounds {
             Resource::ReplyBytes => self.reply_bytes,
         }
     }
+
+    fn elsewhere(&self, what: Elsewhere) -> Bound {
+        match what {
+            Elsewhere::Segments => self.segment_bytes,
+            Elsewhere::Unconfirmed => self.fds,
+            Elsewhere::MemoryFiles => self.memory_files,
+            Elsewhere::Received => self.received_fds,
+        }
+    }
 }
 
 /// The accounts of all uids.
@@ -105,8 +164,7 @@ pub(crate) struct Ledger {
     total: Rc<Total>,
     accounts: HashMap<u32, Weak<Account>>,
     items: Arc<Common>,
-    segments: Arc<Given>,
-    fds: Arc<Given>,
+    given: [Arc<Given>; ELSEWHERE],
 }
 
 #[derive(Debug, Default)]
@@ -127,15 +185,13 @@ pub(crate) struct Account {
     /// The most for this uid: the largest of what capabilities of its peers say, else that of `bounds`.
     per_uid: [Cell<u64>; RESOURCES],
     /// What the capabilities of its peers say, and of how many of them.
-    said: RefCell<[BTreeMap<u64, usize>; RESOURCES]>,
+    said: RefCell<[BTreeMap<u64, usize>; SAID]>,
     used: Used,
     total: Rc<Total>,
     /// What handlers charge from other threads; it lives on with their channels.
     items: Arc<Budget>,
-    /// The same for memory that replies are written to.
-    segments: Arc<Given>,
-    /// And for file descriptors that were sent and that their peer has not confirmed: the kernel counts them as the daemon's.
-    fds: Arc<Given>,
+    /// The same for what is counted elsewhere.
+    given: [Arc<Given>; ELSEWHERE],
 }
 
 /// What the capabilities of one peer say of its uid's account; it holds as long as this lives.
@@ -143,7 +199,7 @@ pub(crate) struct Account {
 #[must_use = "dropping an allowance takes it back"]
 pub(crate) struct Allowance {
     account: Rc<Account>,
-    said: [Option<u64>; RESOURCES],
+    said: [Option<u64>; SAID],
 }
 
 impl Drop for Allowance {
@@ -166,9 +222,8 @@ impl Ledger {
     #[must_use]
     pub(crate) fn new(bounds: Bounds) -> Self {
         let items = Common::new(bounds.item_bytes.total);
-        let segments = Given::in_all(bounds.segment_bytes.total);
-        let fds = Given::in_all(bounds.fds.total);
-        Ledger { bounds, total: Rc::default(), accounts: HashMap::new(), items, segments, fds }
+        let given = Elsewhere::ALL.map(|what| Given::in_all(bounds.elsewhere(what).total));
+        Ledger { bounds, total: Rc::default(), accounts: HashMap::new(), items, given }
     }
 
     /// What items of channels are charged in all.
@@ -178,7 +233,17 @@ impl Ledger {
 
     /// Memory that replies are written to, in all.
     pub(crate) fn segments(&self) -> u64 {
-        self.segments.used()
+        self.given[Elsewhere::Segments as usize].used()
+    }
+
+    /// Memory of peers that is held, in all.
+    pub(crate) fn memory_files(&self) -> u64 {
+        self.given[Elsewhere::MemoryFiles as usize].used()
+    }
+
+    /// File descriptors of peers that are held, in all.
+    pub(crate) fn received_fds(&self) -> u64 {
+        self.given[Elsewhere::Received as usize].used()
     }
 
     /// The account of `uid`.
@@ -196,8 +261,10 @@ impl Ledger {
             used: Used::default(),
             total: Rc::clone(&self.total),
             items: Budget::new(self.bounds.item_bytes.per_uid, &self.items),
-            segments: Given::of_uid(self.bounds.segment_bytes.per_uid, &self.segments),
-            fds: Given::of_uid(self.bounds.fds.per_uid, &self.fds),
+            given: Elsewhere::ALL.map(|what| {
+                let per_uid = self.bounds.elsewhere(what).per_uid;
+                Given::of_uid(per_uid, &self.given[what as usize])
+            }),
         });
         self.accounts.insert(uid, Rc::downgrade(&account));
         account
@@ -219,29 +286,41 @@ impl Ledger {
 impl Account {
     /// Lets what a peer's capabilities say hold for its uid, besides what those of its other peers say.
     pub(crate) fn allow(self: &Rc<Self>, limits: &PeerLimits) -> Allowance {
-        let said = Resource::ALL.map(|resource| limits.get(resource.limit()));
+        let said = said_limits().map(|limit| limits.get(limit));
         self.said_by(&said, |count| count + 1);
         Allowance { account: Rc::clone(self), said }
     }
 
-    fn said_by(&self, amounts: &[Option<u64>; RESOURCES], count: impl Fn(usize) -> usize) {
+    fn said_by(&self, amounts: &[Option<u64>; SAID], count: impl Fn(usize) -> usize) {
         let mut said = self.said.borrow_mut();
-        for resource in Resource::ALL {
-            let (said, Some(amount)) = (&mut said[resource as usize], amounts[resource as usize]) else {
-                continue;
-            };
+        for (at, (said, amount)) in said.iter_mut().zip(amounts).enumerate() {
+            let Some(amount) = *amount else { continue };
             match count(said.get(&amount).copied().unwrap_or(0)) {
                 0 => drop(said.remove(&amount)),
                 peers => drop(said.insert(amount, peers)),
             }
             let largest = said.last_key_value().map(|(amount, _)| *amount);
-            self.per_uid[resource as usize].set(largest.unwrap_or(self.bounds.of(resource).per_uid));
+            match Resource::ALL.get(at) {
+                Some(resource) => {
+                    self.per_uid[at].set(largest.unwrap_or(self.bounds.of(*resource).per_uid));
+                }
+                None => {
+                    let what = Elsewhere::ALL[at - RESOURCES];
+                    let bound = largest.unwrap_or(self.bounds.elsewhere(what).per_uid);
+                    self.given[what as usize].set_bound(bound);
+                }
+            }
         }
     }
 
     /// The most of each resource that this uid may hold, by the names that capabilities use.
     pub(crate) fn per_uid(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Resource::ALL.into_iter().map(|resource| (resource.limit(), self.per_uid[resource as usize].get()))
+        let of_own = Resource::ALL
+            .into_iter()
+            .map(|resource| (resource.limit(), self.per_uid[resource as usize].get()));
+        let elsewhere =
+            Elsewhere::ALL.into_iter().map(|what| (what.limit(), self.given[what as usize].bound()));
+        of_own.chain(elsewhere)
     }
 
     /// Charges `amount`, or nothing if that would pass the uid's bound or its fair share of the common one.
@@ -264,14 +343,24 @@ impl Account {
         Arc::clone(&self.items)
     }
 
-    /// What memory replies to this uid may be written to.
+    /// What memory this uid may be written to.
     pub(super) fn segments(&self) -> Arc<Given> {
-        Arc::clone(&self.segments)
+        Arc::clone(&self.given[Elsewhere::Segments as usize])
     }
 
     /// How many file descriptors may be on their way to this uid.
     pub(super) fn fds(&self) -> Arc<Given> {
-        Arc::clone(&self.fds)
+        Arc::clone(&self.given[Elsewhere::Unconfirmed as usize])
+    }
+
+    /// What memory of this uid's may be held.
+    pub(super) fn memory_files(&self) -> Arc<Given> {
+        Arc::clone(&self.given[Elsewhere::MemoryFiles as usize])
+    }
+
+    /// The file descriptors of this uid's that are held.
+    pub(super) fn received_fds(&self) -> Held {
+        Held(Arc::clone(&self.given[Elsewhere::Received as usize]))
     }
 
     /// Whether [`charge`](Self::charge) would succeed.

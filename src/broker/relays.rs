@@ -8,18 +8,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use foldhash::HashMap;
-use invoked_proto::body::{Assembly, Message, inline_len};
+use invoked_proto::body::{Assembly, Message, inline_len, whole_len};
 use invoked_proto::connection::{Connection, More, Placement, Sent};
 use invoked_proto::metadata::{Call, ChannelDeclaration};
 use invoked_proto::registry::{Direction, ErrorCode, LIMITS, Overflow, limits};
 
-use super::output::Output;
+use super::output::{ItemOf, Output};
 use super::quota::{Charge, Resource};
 use super::sweep::{Epoch, is_kept};
+use super::uploads::{give_outside, refusal};
 use super::{Broker, FirstOfItem};
 use crate::authority::Grant;
-use crate::ipc::PeerId;
+use crate::ipc::{Fault, PeerId};
 
 /// Names a channel between a caller and a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -275,31 +277,62 @@ impl Broker {
         if self.revoke_relay_if_gone(now, id) {
             return;
         }
-        let FirstOfItem { parts, payload, more, credit, lagged } = first;
-        let len = inline_len(&parts).unwrap_or(u64::MAX);
+        let FirstOfItem { parts, payload, more, credit, lagged, outside } = first;
+        let in_frames = inline_len(&parts).unwrap_or(u64::MAX);
+        let len = whole_len(&parts).unwrap_or(u64::MAX);
         let cost = len.max(limits::ITEM_COST_MIN as u64);
+        let sender =
+            self.relays.open.get(&id).and_then(Relay::sender).and_then(|(peer, _)| self.peers.get(&peer));
+        let refused = refusal(sender, outside.as_ref());
         let Some(relay) = self.relays.open.get_mut(&id) else { return };
+        if let Some(fault) = refused {
+            return self.cut_relay(id, fault.code, fault.message);
+        }
         if !relay.memory.grow(cost) {
             let text = "too many bytes of its sender's messages are held".to_owned();
-            let end = RelayEnd { code: Some(ErrorCode::ResourceExhausted), message: text, lagged: 0 };
-            if let Some((peer, stream)) = relay.sender() {
-                let channel = relay.channel;
-                self.outputs.push_back(Output::StopChannel { peer, stream, channel });
-            }
-            return self.end_relay(id, end);
+            return self.cut_relay(id, ErrorCode::ResourceExhausted, text);
         }
+        // What is in segments took nothing of its sender's credit, and what the receiver gives for it is kept.
+        relay.credit.advance(cost - in_frames.clamp(limits::ITEM_COST_MIN as u64, cost));
         if credit == 0 {
             relay.credit.advance(payload.len() as u64);
         }
         // The connection checks lengths before it gives an event; this is a second lock on the same door.
         if let Ok(assembly) = Assembly::begin(parts, payload) {
             relay.growing = Some((assembly, Queued { message: Message::default(), lagged, cost }));
-            if relay.grow(more) {
-                self.serve_later(id);
+            match outside {
+                // Nothing else of the channel is handled before it is read.
+                Some(Ok(outside)) => {
+                    let item = ItemOf::Relay(id);
+                    self.outputs.push_back(Output::FetchItem { item, outside });
+                }
+                _ if relay.grow(more) => self.serve_later(id),
+                _ => {}
             }
         }
         self.note_held(0);
         self.stats.bytes_in += len;
+    }
+
+    /// What is elsewhere of an item was read, or can't be.
+    pub(super) fn relay_fetched(&mut self, id: RelayId, fetched: Result<Vec<Bytes>, Fault>) {
+        let Some(relay) = self.relays.open.get_mut(&id) else { return };
+        let Some((assembly, _)) = &mut relay.growing else { return };
+        match give_outside(assembly, fetched) {
+            Ok(more) if relay.grow(more) => self.serve_later(id),
+            Ok(_) => {}
+            Err(fault) => self.cut_relay(id, fault.code, fault.message),
+        }
+    }
+
+    /// Ends a channel whose sender sent what is not taken.
+    fn cut_relay(&mut self, id: RelayId, code: ErrorCode, message: String) {
+        let Some(relay) = self.relays.open.get(&id) else { return };
+        if let Some((peer, stream)) = relay.sender() {
+            let channel = relay.channel;
+            self.outputs.push_back(Output::StopChannel { peer, stream, channel });
+        }
+        self.end_relay(id, RelayEnd { code: Some(code), message, lagged: 0 });
     }
 
     /// More bytes of an item came.

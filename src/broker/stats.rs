@@ -40,6 +40,14 @@ pub(crate) struct Stats {
     pub(crate) routed: u64,
     /// Calls that providers went on with long after they were cancelled.
     pub(crate) overdue: u64,
+    /// Bytes now of segments and sealed files of clients that are held open.
+    pub(crate) memory_file_bytes: u64,
+    /// File descriptors of clients now that are held, or wait to be closed.
+    pub(crate) received_fds: u64,
+    /// Parts of calls and items that were read from memory or files of their callers.
+    pub(crate) parts_read: u64,
+    /// Their bytes.
+    pub(crate) parts_read_bytes: u64,
     /// Connections taken since the start.
     pub(crate) connections: u64,
     /// Connections turned away for a quota.

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use invoked_proto::body::{Assembly, inline_len};
+use invoked_proto::body::{Assembly, whole_len};
 use invoked_proto::connection::More;
 use invoked_proto::metadata::Part;
 use invoked_proto::registry::{ErrorCode, limits};
 
-use super::Broker;
 use super::channels::Way;
-use super::output::Output;
+use super::output::{ItemOf, Output};
 use super::quota::{Account, Charge, Resource};
 use super::relays::RelayEnd;
-use crate::ipc::{End, Inlet, PeerId, PipeId, Taken};
+use super::{Broker, PeerState};
+use crate::ipc::{End, Fault, Inlet, Outside, PeerId, PipeId, Taken};
 
 /// A channel on which a caller sends.
 #[derive(Debug)]
@@ -85,6 +85,29 @@ pub(crate) struct FirstOfItem {
     pub(crate) credit: u64,
     /// How many items were left out before it.
     pub(crate) lagged: u64,
+    /// The parts that are elsewhere than in the frames, or why they are not taken.
+    pub(crate) outside: Option<Result<Outside, Fault>>,
+}
+
+/// Why an item with parts elsewhere is not taken, if it is not.
+pub(super) fn refusal(state: Option<&PeerState>, outside: Option<&Result<Outside, Fault>>) -> Option<Fault> {
+    match outside? {
+        Err(fault) => Some(fault.clone()),
+        Ok(outside) if outside.len() > limits::POOLED_ITEM_MAX as u64 => {
+            let text = format!("an item has more than {} bytes in segments", limits::POOLED_ITEM_MAX);
+            Some(Fault::refusal(ErrorCode::TooLarge, text))
+        }
+        Ok(outside) => state?.check_lanes(outside).err(),
+    }
+}
+
+/// Gives an item what was read of it, and tells whether it is whole.
+pub(super) fn give_outside(
+    assembly: &mut Assembly,
+    fetched: Result<Vec<Bytes>, Fault>,
+) -> Result<More, Fault> {
+    assembly.give_outside(fetched?).map_err(|error| Fault::refusal(error.wire_code(), error.to_string()))?;
+    Ok(if assembly.is_complete() { More::Whole } else { More::Follows })
 }
 
 impl Broker {
@@ -99,16 +122,21 @@ impl Broker {
         if let Some(relay) = self.find_relay(peer, (stream, channel)) {
             return self.relay_item(now, relay, first);
         }
-        let FirstOfItem { parts, payload, more, credit, .. } = first;
+        let FirstOfItem { parts, payload, more, credit, outside, .. } = first;
         // A channel that was closed here is stopped, or has ended with its call.
         let Some(id) = self.find_channel(peer, (stream, channel)) else { return };
         if self.revoke_channel_if_gone(now, id) {
             return;
         }
-        let len = inline_len(&parts).unwrap_or(u64::MAX);
+        let len = whole_len(&parts).unwrap_or(u64::MAX);
         let bytes = len.max(limits::ITEM_COST_MIN as u64);
         let read_buffer = self.settings.read_buffer;
+        let refused = refusal(self.peers.get(&peer), outside.as_ref());
         let Some(upload) = self.upload_mut(id) else { return };
+        if let Some(fault) = refused {
+            upload.end(Some(fault.code), &fault.message);
+            return self.stop_upload(id);
+        }
         if !upload.memory.grow(bytes) {
             let text = "too many bytes of this uid's messages are held";
             upload.end(Some(ErrorCode::ResourceExhausted), text);
@@ -117,10 +145,37 @@ impl Broker {
         // The connection checks lengths before it gives an event; this is a second lock on the same door.
         if let Ok(assembly) = Assembly::begin(parts, payload) {
             upload.growing = Some((assembly, Taken { credit, bytes }));
-            upload.take(more, read_buffer);
+            match outside {
+                // Nothing else of the channel is handled before it is read.
+                Some(Ok(outside)) => {
+                    self.outputs.push_back(Output::FetchItem { item: ItemOf::Upload(id), outside })
+                }
+                _ => upload.take(more, read_buffer),
+            }
         }
         self.note_held(0);
         self.stats.bytes_in += len;
+    }
+
+    /// What is elsewhere of an item was read, or can't be.
+    pub(crate) fn handle_item_fetched(&mut self, item: ItemOf, fetched: Result<Vec<Bytes>, Fault>) {
+        let id = match item {
+            ItemOf::Upload(id) => id,
+            ItemOf::Relay(id) => return self.relay_fetched(id, fetched),
+        };
+        let read_buffer = self.settings.read_buffer;
+        let Some(upload) = self.upload_mut(id) else { return };
+        let Some((assembly, _)) = &mut upload.growing else { return };
+        match give_outside(assembly, fetched) {
+            Ok(more) => upload.take(more, read_buffer),
+            Err(fault) => {
+                if let Some((_, cost)) = upload.growing.take() {
+                    upload.give_back(cost.bytes);
+                }
+                upload.end(Some(fault.code), &fault.message);
+                self.stop_upload(id);
+            }
+        }
     }
 
     /// More bytes of an item came.

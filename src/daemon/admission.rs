@@ -67,13 +67,13 @@ impl Admission {
         }
     }
 
-    async fn admit(&self, stream: Stream) -> io::Result<Option<(Session, PeerFacts)>> {
+    async fn admit(&self, mut stream: Stream) -> io::Result<Option<(Session, PeerFacts)>> {
         let mut credentials = stream.credentials()?;
         let process = std::mem::replace(&mut credentials.process, PeerProcess::Unsupported);
         let facts = self.facts(&credentials, &process).await;
         let (facts, claim) = self.look_at_process(process, facts).await;
         let _prepared = self.prepare(&facts).await;
-        // Peers are sent descriptors and send none, so none need come in at all.
+        // None need come in before a peer has asked to send some: reads are cheaper without.
         match stream.refuse_fds()? {
             FdRefusalState::InForce => {}
             // The protocol connection refuses what comes all the same, one step later.
@@ -91,6 +91,9 @@ impl Admission {
         let handshake = self.turns.take(facts.uid).await;
         if self.hub.with_broker(Broker::is_draining) {
             return Ok(None);
+        }
+        if let Some(closer) = self.hub.closer(id) {
+            stream.close_by(closer);
         }
         let stream = AsyncStream::new(stream)?;
         self.hub.attach(id, Instant::now());

@@ -294,12 +294,13 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 /// What goes on beside the sessions until the daemon has stopped.
 pub(crate) fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let [channels, deadlines, memory, policy, narrowing] = std::array::from_fn(|_| Rc::clone(hub));
+    let [channels, deadlines, memory, policy, narrowing, fetches] = std::array::from_fn(|_| Rc::clone(hub));
     tasks.spawn_local(complete(Rc::clone(hub), completions));
     tasks.spawn_local(async move { channels.watch_channels().await });
     tasks.spawn_local(async move { deadlines.watch_deadlines().await });
     tasks.spawn_local(async move { memory.watch_memory().await });
     tasks.spawn_local(async move { policy.watch_policy().await });
+    tasks.spawn_local(async move { fetches.watch_fetches().await });
     tasks.spawn_local(async move { narrowing.watch_narrowing().await });
     tasks
 }
@@ -308,7 +309,7 @@ pub(crate) fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> 
 fn connection_settings(config: &Config) -> Settings {
     let sizes = config.lanes.sizes();
     let pool = sizes.pool_from.map_or(0, |_| features::ATTACHED_FDS | features::POOL);
-    let file = sizes.file_from.map_or(0, |_| features::ATTACHED_FDS | features::FILE);
+    let file = sizes.file_from.map_or(0, |_| features::ATTACHED_FDS | features::FILE | features::SEALED);
     Settings {
         features: features::CHANNELS | features::PROVIDE | pool | file,
         // It lets a client notice another daemon.

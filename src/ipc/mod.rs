@@ -16,6 +16,7 @@ mod handler;
 mod headers;
 mod invoke;
 mod lanes;
+mod outside;
 mod peer;
 mod raw;
 #[doc(hidden)]
@@ -51,6 +52,7 @@ pub use invoke::{Invoke, InvokeMessage, Request};
 pub use invoked_proto::body::Body;
 pub use invoked_proto::registry::{Delivery, ErrorCode, Overflow};
 pub(crate) use lanes::{Allowed, CallLanes, LaneCounters, Lanes, ReplyLanes, settled, within};
+pub(crate) use outside::{HeldFile, HeldLease, LeaseReturns, MemoryCharge, Outside, Source};
 pub use peer::{Origin, Peer, PeerId};
 pub(crate) use resolver::ReplySink;
 pub use resolver::{InvokeResolver, InvokeResponder, OwnedInvokeResponder, Replied};

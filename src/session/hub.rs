@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use foldhash::HashMap;
 use invoked_proto::body::Message;
 use invoked_proto::connection::{Connection, Event, Placement, Settings, Transmit};
@@ -15,17 +15,18 @@ use invoked_proto::error::MisuseError;
 use invoked_proto::metadata::Failure;
 use invoked_proto::registry::{Delivery, ErrorCode, Lane};
 use invoked_transport::Attachment;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::Link;
+use super::aside::Aside;
 use super::local::{self, LocalWaiter};
 use super::monitors::Monitors;
 use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::broker::{
-    AnswerHead, Broker, FirstOfCall, FirstOfItem, Narrowing, Observed, Output, Served, Swept, held_to,
-    is_local, serve,
+    AnswerHead, Broker, CallId, FirstOfCall, FirstOfItem, Narrowing, Observed, Output, Served, Swept,
+    held_to, is_local, serve,
 };
-use crate::ipc::{Lanes, PeerId, Ready};
+use crate::ipc::{Fault, Lanes, PeerId, Ready};
 use crate::runner::{Completion, Runner};
 
 /// The loop's read buffer. Reads go here; what a frame needs longer is kept by its connection.
@@ -80,7 +81,17 @@ pub(crate) struct Hub {
     /// What `denied` says, to be compared without its lock.
     told: Cell<u64>,
     pub(super) monitors: Monitors,
+    pub(super) aside: Aside,
+    /// Where what was read by `aside` arrives.
+    pub(super) fetches: mpsc::Sender<Fetched>,
+    pub(super) fetched: RefCell<Option<mpsc::Receiver<Fetched>>>,
 }
+
+/// What was read of a call's message, or why it can't be.
+pub(super) type Fetched = (CallId, Result<Vec<Bytes>, Fault>);
+
+/// Calls of which something is read elsewhere, at most; each holds a place, so that ending never waits.
+const FETCHES_MAX: usize = 4096;
 
 impl Hub {
     pub(crate) fn new(
@@ -91,6 +102,7 @@ impl Hub {
         lanes: Lanes,
     ) -> Self {
         broker.watch(tracing::enabled!(tracing::Level::DEBUG));
+        let (fetches, fetched) = mpsc::channel(FETCHES_MAX);
         Hub {
             broker: RefCell::new(broker),
             runner,
@@ -112,6 +124,9 @@ impl Hub {
             denied: watch::Sender::new(0),
             told: Cell::new(0),
             monitors: Monitors::default(),
+            aside: Aside::new(),
+            fetches,
+            fetched: RefCell::new(Some(fetched)),
         }
     }
 
@@ -293,11 +308,16 @@ impl Hub {
         if let Event::Greeted(hello) = &event {
             self.open_lanes(peer, hello);
         }
+        let (outside, event) = match self.handle_lanes(peer, event) {
+            Some(rest) => rest,
+            None => return,
+        };
         let mut broker = self.broker.borrow_mut();
         match event {
             Event::Greeted(hello) => broker.handle_hello(peer, &hello),
             Event::Called { stream, flags, call, payload, more, .. } => {
-                broker.handle_call(now, peer, stream, call, FirstOfCall { flags, payload, more });
+                let first = FirstOfCall { flags, payload, more, outside };
+                broker.handle_call(now, peer, stream, call, first);
             }
             Event::Continued { stream, payload, more } if is_own(stream) => {
                 broker.handle_answer_continuation(now, (peer, stream), &payload, more);
@@ -321,7 +341,7 @@ impl Hub {
             }
             Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
                 let lagged = item.lagged();
-                let first = FirstOfItem { parts: item.parts, payload, more, credit, lagged };
+                let first = FirstOfItem { parts: item.parts, payload, more, credit, lagged, outside };
                 broker.handle_item(now, peer, (stream, channel), first);
             }
             Event::ItemContinued { stream, channel, payload, more, credit } => {
@@ -346,6 +366,9 @@ impl Hub {
                         self.broker.borrow_mut().handle_completion(now, call, outcome);
                     }
                 }
+                Output::Fetch { call, uid, outside } => self.fetch(now, call, uid, outside),
+                Output::TellLanes(peer) => self.tell_lanes_again(peer),
+                Output::FetchItem { item, outside } => self.fetch_item(item, outside),
                 Output::Reply { stream, headers, message, .. } if is_local(stream) => {
                     self.answer_local(stream, local::replied(headers, message));
                 }

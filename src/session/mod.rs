@@ -1,7 +1,9 @@
 //! One peer: its socket, its protocol connection and the broker meet here, and nowhere else.
 
+mod aside;
 mod claim;
 mod hub;
+mod inbound;
 mod lanes;
 mod local;
 mod look;
@@ -24,12 +26,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use invoked_proto::connection::{Connection, Event, Transmit};
 use invoked_proto::error::PeerError;
-use invoked_proto::registry::Delivery;
+use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_transport::{AsyncStream, Attachment, FdRefusal, Interest};
 use tokio::time::Sleep;
 
 pub(crate) use claim::ProcessClaim;
 pub(crate) use hub::{Hub, Waits};
+use inbound::Inbound;
 pub(crate) use local::LocalWaiter;
 use look::Looks;
 pub(crate) use loopback::{Loopback, LoopbackAsk, LoopbackCall};
@@ -65,6 +68,7 @@ pub(crate) struct Link {
     lost: RefCell<Vec<(u64, Delivery)>>,
     waker: RefCell<Option<Waker>>,
     woken: Cell<bool>,
+    inbound: Inbound,
 }
 
 impl Link {
@@ -74,6 +78,7 @@ impl Link {
             lost: RefCell::default(),
             waker: RefCell::new(None),
             woken: Cell::new(false),
+            inbound: Inbound::default(),
         }
     }
 
@@ -351,7 +356,13 @@ impl Session {
         self.looks.note_read(self.hub.note_reader(self.id));
         let now = Instant::now();
         let mut connection = self.link.connection.borrow_mut();
-        let result = if bytes == 0 {
+        let result = if !self.fds.is_empty() && self.hub.floods_with_fds(self.id) {
+            self.fds.clear();
+            self.ended = Some(Ended::Refused);
+            connection
+                .refuse(ErrorCode::ResourceExhausted, "too many file descriptors of this uid's are held");
+            Ok(())
+        } else if bytes == 0 {
             self.ended = Some(Ended::Closed);
             connection.handle_eof()
         } else {
@@ -387,6 +398,9 @@ impl Session {
                     }
                 }
             }
+            if let Some(error) = self.link.inbound.take_fault() {
+                self.ended = Some(Ended::Protocol(error));
+            }
             // At once, so that what each call is charged is known when the next is judged.
             self.hub.pump(now);
             if now.elapsed() > TURN_TIME {
@@ -399,6 +413,12 @@ impl Session {
 
     /// Writes what there is, as far as the socket takes it. Tells when the session is over.
     fn flush(&mut self) -> Option<Ended> {
+        if self.link.inbound.opens()
+            && let Err(error) = self.stream.accept_fds()
+        {
+            tracing::debug!(peer = %self.id, %error, "descriptors can't be let in");
+        }
+        self.link.inbound.return_leases(&mut self.link.connection.borrow_mut());
         let mut transmit = self.unwritten.take().unwrap_or_else(|| self.hub.spare_transmit());
         let mut written = 0;
         let result = loop {

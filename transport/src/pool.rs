@@ -193,6 +193,16 @@ impl SlotPool {
         Trimmed(taken.collect())
     }
 
+    /// Gives up a segment that is of no use, unless a slot of it is used.
+    pub fn forget(&self, segment: u32, generation: u32) {
+        let mut state = self.0.lock();
+        let found = state.segments.get(&segment).and_then(Option::as_ref);
+        let is_unused = found.is_some_and(|s| s.generation == generation && s.free.len() == s.slots);
+        let forgotten = is_unused.then(|| state.segments.remove(&segment));
+        drop(state);
+        drop(forgotten);
+    }
+
     /// Bytes of memory that it has.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -9,6 +9,7 @@
 mod inbox;
 mod lanes;
 mod outlet;
+mod sending;
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
@@ -31,9 +32,11 @@ use inbox::{Declared, Inbox};
 pub(crate) use lanes::{Files, Memory};
 use lanes::{Segments, file_of};
 use outlet::Outlet;
+use sending::Sending;
 
 use crate::error::Error;
 use crate::file::OpenFile;
+use crate::outgoing::Outgoing;
 use crate::reply::Reply;
 
 /// How a call ended.
@@ -109,6 +112,7 @@ pub(crate) struct Core<A, W> {
     outlets: HashMap<ChannelKey, Outlet<W>>,
     segments: Segments,
     files: Files<A>,
+    sending: Sending,
     /// Calls opened since the socket last took a byte: no byte of them can have reached the daemon.
     untouched: Vec<StreamId>,
     woken: VecDeque<W>,
@@ -161,7 +165,7 @@ impl Progress {
 }
 
 impl<A, W> Core<A, W> {
-    /// Begins the handshake. `files` is how file descriptors of the daemon's are used.
+    /// Begins the handshake. `files` is how file descriptors are used, `outgoing` the memory to send with.
     ///
     /// # Errors
     /// If `hello` is above its limits.
@@ -170,6 +174,7 @@ impl<A, W> Core<A, W> {
         hello: &Hello,
         now: Instant,
         files: Files<A>,
+        outgoing: Outgoing,
     ) -> Result<Self, Error> {
         let connection = Connection::client(settings, hello, now).map_err(Error::misuse)?;
         Ok(Core {
@@ -180,6 +185,7 @@ impl<A, W> Core<A, W> {
             inboxes: HashMap::new(),
             segments: Segments::new(),
             files,
+            sending: Sending::new(outgoing, now),
             untouched: Vec::new(),
             woken: VecDeque::new(),
             welcome: None,
@@ -241,7 +247,8 @@ impl<A, W> Core<A, W> {
         }
         let declared =
             Declared { channels: request.channels.clone(), extensions: request.extensions.clone() };
-        let stream = self.connection.call(request).map_err(|error| match error {
+        let placement = self.place(&request.message);
+        let stream = self.connection.call_placed(request, placement).map_err(|error| match error {
             MisuseError::NotOpen | MisuseError::Exhausted => {
                 Error::lost(&Loss::Draining(error.to_string()), Delivery::NotDelivered)
             }
@@ -342,6 +349,7 @@ impl<A, W> Core<A, W> {
                 return self.refuse(error);
             }
         }
+        self.settle_lanes(now);
         match result {
             Err(error) => self.lose(error.into()),
             Ok(()) if self.connection.is_closed() => self.lose(Loss::Closed),
@@ -388,6 +396,7 @@ impl<A, W> Core<A, W> {
         }
         if self.transmit.is_empty() {
             self.return_leases();
+            self.say_lanes();
             if self.loss.is_some() || !self.connection.poll_transmit(&mut self.transmit) {
                 return None;
             }
@@ -515,6 +524,8 @@ impl<A, W> Core<A, W> {
             }
             Event::ChannelCredited { stream, channel } => self.wake_outlet((stream, channel)),
             Event::SegmentCame { segment, file } => return self.add_segment(&segment, file),
+            Event::SegmentGone { segment, generation } => self.forget_segment(segment, generation),
+            Event::LanesTold(lanes) => self.hear_lanes(lanes),
             Event::WentAway { code, notice } => {
                 let message = notice.message.to_string();
                 let goodbye = match code {

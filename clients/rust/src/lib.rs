@@ -31,6 +31,7 @@ mod dial;
 mod error;
 mod file;
 mod options;
+mod outgoing;
 mod reply;
 mod request;
 mod sync;

@@ -11,6 +11,8 @@ use invoked_proto::registry::{Lane, features, limits};
 pub use invoked_transport::Server;
 use invoked_transport::{Address, AddressOptions, BusyPoll};
 
+use crate::outgoing::Outgoing;
+
 /// How long [`Options::connect_timeout`] is unless it is set.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -151,9 +153,10 @@ impl Options {
         self
     }
 
-    /// Whether large results may be read where the daemon wrote them, in memory that both processes have: without a copy, and
-    /// the daemon keeps that memory for this connection, as large as its largest results that were held at once. True unless
-    /// set; otherwise all bytes come through the socket. Results are the same.
+    /// Whether large results may be read where the daemon wrote them, in memory that both processes have, and large bodies of calls
+    /// and items written where the daemon reads them: results without a copy, bodies with one. Each side keeps that memory for
+    /// this connection, as large as what was sent at once, until it is long not used. True unless set; otherwise all bytes go
+    /// through the socket. They are the same.
     #[must_use]
     pub fn shared_memory(mut self, shared: bool) -> Self {
         self.shared_memory = shared;
@@ -166,6 +169,11 @@ impl Options {
     pub fn files(mut self, files: bool) -> Self {
         self.files = files;
         self
+    }
+
+    /// The memory of a new connection.
+    pub(crate) fn outgoing(&self) -> Outgoing {
+        Outgoing::new(self.shared_memory)
     }
 
     /// Whether file descriptors may come.

@@ -277,6 +277,11 @@ impl Prepared {
         error.is_loss() && (self.is_idempotent() || error.delivery() == Delivery::NotDelivered)
     }
 
+    /// What it sends.
+    pub(crate) fn message_mut(&mut self) -> &mut Message {
+        &mut self.request.message
+    }
+
     /// Whether the deadline has passed at `now`.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)

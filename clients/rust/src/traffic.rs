@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -56,12 +57,18 @@ impl ReadBuffer {
 /// Writes what waits, as far as the socket takes it.
 pub(crate) fn flush<W>(
     core: &mut Core<Attachment, W>,
-    mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    mut write: impl FnMut(&[IoSlice<'_>], &[BorrowedFd<'_>]) -> io::Result<usize>,
 ) {
     while let Some(transmit) = core.poll_transmit() {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let filled = transmit.slices(&mut slices);
-        match write(&slices[..filled]) {
+        let written = if transmit.fds().is_empty() {
+            write(&slices[..filled], &[])
+        } else {
+            let fds: Vec<BorrowedFd<'_>> = transmit.fds().iter().map(AsFd::as_fd).collect();
+            write(&slices[..filled], &fds)
+        };
+        match written {
             Ok(written) => core.handle_written(written),
             Err(error) if is_passing(&error) => return,
             Err(error) => return core.handle_write_error(error),
@@ -91,7 +98,7 @@ fn open(file: Attachment, offset: u64, len: u64) -> Option<OpenFile> {
 
 /// What is made of file descriptors.
 pub(crate) fn files() -> Files<Attachment> {
-    Files { map, open }
+    Files { map, open, own: |file| file }
 }
 
 /// Errors that mean "not now".

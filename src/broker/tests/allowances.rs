@@ -1,8 +1,10 @@
 //! Limits that capabilities set, each at its value and one above.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use invoked_proto::registry::{Delivery, ErrorCode, LIMITS};
+use invoked_transport::SegmentBudget;
 
 use super::bus::{Bus, End, written};
 use super::{assert_idle, done, fail};
@@ -130,6 +132,32 @@ fn open_channels_are_announced_and_held_after_a_reload() {
 }
 
 #[test]
+fn what_lanes_take_is_held_per_uid_too() {
+    let limits = "segment_bytes_per_uid = 10, unconfirmed_fds_per_uid = 2, memory_file_bytes_per_uid = 5, \
+                  received_fds_per_uid = 1";
+    let mut bus = bus(limits);
+    let ana = bus.connect(1000).unwrap();
+    let id = bus.peers[ana].id;
+    let account = Rc::clone(&bus.broker.peers[&id].account);
+    let budgets: [(Arc<dyn SegmentBudget>, u64); 3] =
+        [(account.segments(), 10), (account.fds(), 2), (account.memory_files(), 5)];
+    for (budget, bound) in &budgets {
+        assert!(!budget.charge(bound + 1), "n + 1");
+        assert!(budget.charge(*bound), "n");
+        budget.give_back(*bound);
+    }
+    let held = account.received_fds();
+    held.add(1);
+    assert!(!bus.broker.lanes_to_take(id).is_empty(), "n");
+    held.add(1);
+    assert!(bus.broker.lanes_to_take(id).is_empty(), "n + 1");
+    held.give_back(2);
+    bus.reload(limited("", ""));
+    assert!(budgets.iter().all(|(budget, bound)| budget.charge(bound + 1)), "the daemon's own hold again");
+    budgets.iter().for_each(|(budget, bound)| budget.give_back(bound + 1));
+}
+
+#[test]
 fn each_limit_that_a_capability_may_set_is_told_as_it_is_in_force() {
     let names = crate::authority::limit_names().collect::<Vec<_>>();
     for name in &names {
@@ -140,7 +168,7 @@ fn each_limit_that_a_capability_may_set_is_told_as_it_is_in_force() {
         let told: Vec<u64> = told.iter().filter(|(n, _)| n == name).map(|(_, value)| *value).collect();
         assert_eq!(told.last(), Some(&2), "{name}");
     }
-    assert_eq!(names.len(), 7, "a test above holds each of them: {names:?}");
+    assert_eq!(names.len(), 11, "a test above holds each of them: {names:?}");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use invoked_proto::body::{Body, Message};
 use invoked_proto::connection::{Connection, Event, Placement, Request, Role, Settings};
-use invoked_proto::metadata::{ChannelDeclaration, Hello};
-use invoked_proto::registry::{Direction, LIMITS, Overflow, features};
+use invoked_proto::metadata::{ChannelDeclaration, Hello, Part, Place};
+use invoked_proto::registry::{Codec, Direction, LIMITS, Overflow, features};
 use invoked_proto::testing::{Token, output};
 
 pub(super) use super::client::{Came, End, Peer};
@@ -23,7 +23,7 @@ use crate::broker::{
     Run, Served, Swept, forward, held_to, is_local, serve,
 };
 use crate::commands::CommandTable;
-use crate::ipc::{Channel, Command, Outcome, PeerId, Response};
+use crate::ipc::{Channel, Command, Outcome, Outside, PeerId, Response};
 use crate::plugin::{self, Assembled, TauriPlugin};
 
 /// The bus.
@@ -33,6 +33,10 @@ pub(super) struct Bus {
     pub(super) peers: Vec<Peer>,
     /// Calls at their handlers, in the order in which they came.
     pub(super) running: VecDeque<Run>,
+    /// What the body of the next call that comes is in.
+    pub(super) next_outside: Option<Outside>,
+    /// What is to be read.
+    pub(super) fetches: VecDeque<(CallId, Outside)>,
     /// Handlers that were told that nobody waits.
     pub(super) cancelled: Vec<CallId>,
     /// Denials, as the operator's log has them.
@@ -145,6 +149,8 @@ impl Bus {
             now: Instant::now(),
             peers: Vec::new(),
             running: VecDeque::new(),
+            next_outside: None,
+            fetches: VecDeque::new(),
             cancelled: Vec::new(),
             denials: Vec::new(),
             suppressed: Vec::new(),
@@ -404,8 +410,14 @@ impl Bus {
             peer.daemon.release(event.payload_len());
             match event {
                 Event::Greeted(hello) => self.broker.handle_hello(peer.id, &hello),
-                Event::Called { stream, flags, call, payload, more, .. } => {
-                    let first = crate::broker::FirstOfCall { flags, payload, more };
+                Event::Called { stream, flags, mut call, payload, more, .. } => {
+                    let outside = self.next_outside.take();
+                    if let Some(outside) = &outside {
+                        let place = Place::Pool { segment: 1, generation: 1, offset: 0 };
+                        call.parts[0] = Part { codec: Codec::Raw, len: outside.len(), place };
+                    }
+                    let outside = outside.map(Ok);
+                    let first = crate::broker::FirstOfCall { flags, payload, more, outside };
                     self.broker.handle_call(self.now, peer.id, stream, call, first);
                 }
                 Event::Continued { stream, payload, more } if stream.is_multiple_of(2) => {
@@ -435,7 +447,8 @@ impl Bus {
                 }
                 Event::ItemCame { stream, channel, item, payload, more, credit, .. } => {
                     let lagged = item.lagged();
-                    let first = FirstOfItem { parts: item.parts, payload, more, credit, lagged };
+                    let first =
+                        FirstOfItem { parts: item.parts, payload, more, credit, lagged, outside: None };
                     self.broker.handle_item(self.now, peer.id, (stream, channel), first);
                 }
                 Event::ItemContinued { stream, channel, payload, more, credit } => {
@@ -455,6 +468,11 @@ impl Bus {
         while let Some(output) = self.broker.poll_output() {
             moved = true;
             match output {
+                Output::Fetch { call, outside, .. } => self.fetches.push_back((call, outside)),
+                Output::FetchItem { item, outside } => {
+                    self.broker.handle_item_fetched(item, outside.read());
+                }
+                Output::TellLanes(_) => {}
                 Output::Run(run) => self.running.push_back(run),
                 Output::CancelHandler(call) => self.cancelled.push(call),
                 Output::ServeChannel { peer, stream, channel, pipe } => {

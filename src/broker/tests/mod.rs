@@ -5,6 +5,7 @@ mod bus;
 mod channels;
 mod client;
 mod denials;
+mod fetching;
 mod hostile_providers;
 mod local;
 mod lossy;

@@ -147,7 +147,7 @@ impl Upstream {
             Event::Granted(record) => self.handle_grant(&record),
             Event::Ungranted(ungrant) => self.handle_ungrant(now, ungrant.grant),
             Event::Called { stream, flags, call, payload, more, .. } => {
-                self.handle_call(now, stream, call, FirstOfCall { flags, payload, more });
+                self.handle_call(now, stream, call, FirstOfCall { flags, payload, more, outside: None });
             }
             Event::Replied { stream, reply, payload, more, .. } => {
                 return self.outgoing.borrow_mut().handle_reply(stream, reply, payload, more);

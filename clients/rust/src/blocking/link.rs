@@ -23,6 +23,7 @@ use crate::core::{ChannelKey, Core, Loss, Next, Outcome, StreamId};
 use crate::dial::{ConnectionInfo, dial};
 use crate::error::Error;
 use crate::options::Options;
+use crate::outgoing::Outgoing;
 use crate::request::{Channels, Prepared};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Stream};
@@ -41,6 +42,7 @@ const WRITER_PAUSE: Duration = Duration::from_millis(10);
 pub struct Link {
     stream: Stream,
     state: Mutex<State>,
+    outgoing: Outgoing,
     info: ConnectionInfo,
 }
 
@@ -81,8 +83,9 @@ impl Link {
     pub(super) fn connect(options: &Options, generation: u64) -> Result<Self, Error> {
         let dialled = dial(options)?;
         let now = Instant::now();
+        let outgoing = options.outgoing();
         let state = State {
-            core: Core::new(options.settings(), &options.hello(), now, files())?,
+            core: Core::new(options.settings(), &options.hello(), now, files(), outgoing.clone())?,
             buffer: Some(ReadBuffer::default()),
             busy: BusyPoll::new(options.busy_poll),
             writing: false,
@@ -91,7 +94,7 @@ impl Link {
             shut: false,
         };
         let info = ConnectionInfo::new(&dialled, generation);
-        let mut link = Link { stream: dialled.stream, state: Mutex::new(state), info };
+        let mut link = Link { stream: dialled.stream, state: Mutex::new(state), outgoing, info };
         link.flush(&mut link.lock());
         let deadline = now.checked_add(options.connect_timeout);
         let welcomed = link.wait(deadline, Wants::End, |state| state.core.poll_welcome());
@@ -132,10 +135,11 @@ impl Link {
     /// Sends a call.
     pub(super) fn start(
         self: &Arc<Self>,
-        call: Prepared,
+        mut call: Prepared,
         channels: Channels<Link>,
     ) -> Result<StreamId, Error> {
         let deadline = call.deadline;
+        self.outgoing.move_parts(call.message_mut());
         let mut call = Some(call);
         let opened = self.wait(deadline, Wants::Slot, |state| self.open(state, &mut call));
         let stream = opened.unwrap_or_else(|| Err(Error::deadline(Delivery::NotDelivered)))?;
@@ -200,7 +204,8 @@ impl Link {
     }
 
     /// Sends an item, and waits while there is no credit for it.
-    pub(super) fn send_item(&self, key: ChannelKey, message: Message) -> Result<(), Error> {
+    pub(super) fn send_item(&self, key: ChannelKey, mut message: Message) -> Result<(), Error> {
+        self.outgoing.move_item(&mut message);
         let mut message = Some(message);
         let sent = self.wait(None, Wants::End, |state| {
             let sent = state.core.send_item(key, &mut message, thread::current);
@@ -358,7 +363,7 @@ impl Link {
 
     /// Writes what waits, as far as the socket takes it.
     fn flush(&self, state: &mut State) {
-        flush(&mut state.core, |slices| self.stream.try_write(slices, &[]));
+        flush(&mut state.core, |slices, fds| self.stream.try_write(slices, fds));
         state.wake();
     }
 

@@ -30,6 +30,7 @@ use crate::core::{ChannelKey, Core, Loss, Next, Outcome, StreamId};
 use crate::dial::{ConnectionInfo, Dialled, dial};
 use crate::error::{Error, Retry};
 use crate::options::Options;
+use crate::outgoing::Outgoing;
 use crate::request::{Channels, Prepared};
 use crate::traffic::{ReadBuffer, files, flush, is_passing};
 
@@ -46,6 +47,7 @@ struct Shared {
     state: Mutex<State>,
     /// A permit for each call that may still be opened; closed when no call can be.
     slots: Semaphore,
+    outgoing: Outgoing,
 }
 
 #[derive(Debug)]
@@ -97,8 +99,10 @@ impl Link {
         })??;
         let mut info = ConnectionInfo::new(&dialled, generation);
         let Dialled { stream, .. } = dialled;
-        let core = Core::new(options.settings(), &options.hello(), Instant::now(), files())?;
-        let shared = Arc::new(Shared::new(core, stream, BusyPoll::new(options.busy_poll))?);
+        let outgoing = options.outgoing();
+        let (settings, hello) = (options.settings(), options.hello());
+        let core = Core::new(settings, &hello, Instant::now(), files(), outgoing.clone())?;
+        let shared = Arc::new(Shared::new(core, stream, BusyPoll::new(options.busy_poll), outgoing)?);
         let driver = tokio::spawn(Driver::new(Arc::clone(&shared)));
         let guard = Link { shared, driver, info: info.clone() };
         let (instance, welcome) = guard.shared.welcomed().await?;
@@ -160,6 +164,9 @@ impl Link {
         message: &mut Option<Message>,
         context: &Context<'_>,
     ) -> Poll<Result<(), Error>> {
+        if let Some(message) = message {
+            self.shared.outgoing.move_item(message);
+        }
         let sent = self.shared.update(|state| state.core.send_item(key, message, || context.waker().clone()));
         sent.map_or(Poll::Pending, Poll::Ready)
     }
@@ -224,7 +231,12 @@ impl Drop for Flight {
 }
 
 impl Shared {
-    fn new(core: Core<Attachment, Waker>, stream: Stream, busy: BusyPoll) -> Result<Self, Error> {
+    fn new(
+        core: Core<Attachment, Waker>,
+        stream: Stream,
+        busy: BusyPoll,
+        outgoing: Outgoing,
+    ) -> Result<Self, Error> {
         let stream = AsyncStream::new(stream).map_err(|error| {
             let message = "the socket can't be watched by the runtime".to_owned();
             Error::no_connection(message, Retry::Useless, Some(error))
@@ -242,7 +254,7 @@ impl Shared {
             gathers: false,
             gathered: false,
         };
-        Ok(Shared { state: Mutex::new(state), slots: Semaphore::new(0) })
+        Ok(Shared { state: Mutex::new(state), slots: Semaphore::new(0), outgoing })
     }
 
     /// Waits for the end of the handshake.
@@ -273,7 +285,8 @@ impl Shared {
         }
     }
 
-    fn open(&self, call: Prepared) -> Result<StreamId, Error> {
+    fn open(&self, mut call: Prepared) -> Result<StreamId, Error> {
+        self.outgoing.move_parts(call.message_mut());
         let (now, deadline) = (Instant::now(), call.deadline);
         if call.is_late(now) {
             return Err(Error::deadline(Delivery::NotDelivered));
@@ -428,7 +441,7 @@ impl State {
     /// Writes what waits, as far as the socket takes it.
     fn flush(&mut self) {
         let State { core, stream, .. } = self;
-        flush(core, |slices| stream.try_write(slices, &[]));
+        flush(core, |slices, fds| stream.try_write(slices, fds));
     }
 }
 

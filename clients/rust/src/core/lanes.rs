@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use invoked_proto::error::PeerError;
 use invoked_proto::metadata::{Lease, Part, Place, Segment};
+use invoked_transport::Attachment;
 
 use super::Core;
 use crate::file::OpenFile;
@@ -15,12 +16,14 @@ use crate::file::OpenFile;
 /// Memory that the daemon writes and this process reads.
 pub(crate) type Memory = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// What file descriptors of the daemon's are made of.
+/// How file descriptors are used.
 pub(crate) struct Files<A> {
     /// Verifies what one refers to, and maps so many bytes; `None` if it is no segment.
     pub(crate) map: fn(A, u64) -> Option<Memory>,
     /// So many bytes, the last number, of a regular file; `None` if it is none.
     pub(crate) open: fn(A, u64, u64) -> Option<OpenFile>,
+    /// What one of this process's is sent as.
+    pub(crate) own: fn(Attachment) -> A,
 }
 
 impl<A> std::fmt::Debug for Files<A> {
@@ -135,6 +138,13 @@ impl<A, W> Core<A, W> {
         // What is leased of an older one stays readable.
         self.segments.known.insert(segment.segment, Known { generation: segment.generation, memory });
         Ok(())
+    }
+
+    /// The daemon gave a segment up. What is leased of it stays readable.
+    pub(super) fn forget_segment(&mut self, number: u32, generation: u32) {
+        if self.segments.known.get(&number).is_some_and(|known| known.generation == generation) {
+            self.segments.known.remove(&number);
+        }
     }
 
     /// Tells the daemon, with the next output, what was dropped since.

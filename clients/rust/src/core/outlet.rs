@@ -36,16 +36,19 @@ impl<A, W> Core<A, W> {
         message: &mut Option<Message>,
         waiter: impl FnOnce() -> W,
     ) -> Option<Result<(), Error>> {
-        let Some(outlet) = self.outlets.get_mut(&key) else { return Some(Err(Error::channel_closed())) };
+        let Some(outlet) = self.outlets.get(&key) else { return Some(Err(Error::channel_closed())) };
         if let Some(end) = &outlet.end {
             return Some(Err(end.copy()));
         }
         let item = message.take()?;
-        match self.connection.send_item(key.0, key.1, item) {
+        let placement = self.place(&item);
+        match self.connection.send_item_placed(key.0, key.1, None, item, &placement) {
             Ok(Sent::Queued) => Some(Ok(())),
             Ok(Sent::NeedsCredit(item)) => {
                 *message = Some(item);
-                outlet.waiter = Some(waiter());
+                if let Some(outlet) = self.outlets.get_mut(&key) {
+                    outlet.waiter = Some(waiter());
+                }
                 None
             }
             Ok(Sent::Ended) => Some(Err(Error::channel_closed())),

@@ -4,6 +4,7 @@ mod channels;
 
 use std::collections::HashMap;
 use std::io;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -13,11 +14,17 @@ use invoked_proto::metadata::{Failure, Hello, Welcome};
 use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_proto::testing::{Token, output};
 
+use crate::outgoing::Outgoing;
+
 use super::{Core, Files, Memory, Outcome, StreamId};
 
 /// Segments of these tests have as many sevens as they were announced with.
 fn map(_file: Token, len: u64) -> Option<Memory> {
     Some(std::sync::Arc::new(vec![7_u8; usize::try_from(len).ok()?]))
+}
+
+fn files() -> Files<Token> {
+    Files { map, open: |_, _, _| None, own: |_| Token::open(&Rc::default()) }
 }
 
 /// A core whose waiters are numbers, and a daemon.
@@ -31,7 +38,7 @@ struct World {
 impl World {
     fn new(client: Settings, daemon: Settings) -> Self {
         let now = Instant::now();
-        let core = Core::new(client, &Hello::default(), now, Files { map, open: |_, _, _| None })
+        let core = Core::new(client, &Hello::default(), now, files(), Outgoing::new(false))
             .expect("a default HELLO is legal");
         World { core, daemon: Connection::daemon(daemon, now), now, read_size: usize::MAX }
     }

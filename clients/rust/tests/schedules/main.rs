@@ -13,6 +13,7 @@ mod src {
     pub(crate) mod error;
     pub(crate) mod file;
     pub(crate) mod options;
+    pub(crate) mod outgoing;
     pub(crate) mod reply;
     pub(crate) mod request;
     pub(crate) mod traffic;
@@ -32,4 +33,4 @@ mod sync {
     pub(crate) use crate::socket::Stream;
 }
 
-pub(crate) use src::{blocking, channel, core, error, file, options, reply, request, traffic};
+pub(crate) use src::{blocking, channel, core, error, file, options, outgoing, reply, request, traffic};
