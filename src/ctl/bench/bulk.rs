@@ -43,7 +43,7 @@ impl Carrier for BatchedFloor {
         UDS
     }
 
-    fn mode(&self) -> &'static str {
+    fn mode(&self, _: Load) -> &'static str {
         "batched"
     }
 
@@ -186,7 +186,7 @@ impl Carrier for ItemsFloor {
         UDS
     }
 
-    fn mode(&self) -> &'static str {
+    fn mode(&self, _: Load) -> &'static str {
         match self.writes {
             Writes::Single => "single",
             Writes::Batched => "batched",

@@ -68,7 +68,7 @@ impl Carrier for BlockingItems {
         HOSTED
     }
 
-    fn mode(&self) -> &'static str {
+    fn mode(&self, _: Load) -> &'static str {
         "blocking"
     }
 
@@ -117,7 +117,7 @@ impl Carrier for AsyncItems {
         HOSTED
     }
 
-    fn mode(&self) -> &'static str {
+    fn mode(&self, _: Load) -> &'static str {
         "async"
     }
 

@@ -24,9 +24,8 @@ impl Subject for Hosted {
         HOSTED
     }
 
-    /// By its size, as a daemon answers that is told nothing else.
     fn mode(&self, size: u32) -> &'static str {
-        if u64::from(size) < limits::POOL_FROM as u64 { "inline" } else { "pool" }
+        lane(size)
     }
 
     fn round_trip(&mut self, size: u32) -> Result<(), BenchError> {
@@ -39,4 +38,9 @@ impl Subject for Hosted {
             Err(BenchError::WrongReply { system: HOSTED, got, expected: size })
         }
     }
+}
+
+/// The lane of a reply of so many bytes, from a daemon that is told nothing else.
+pub(super) fn lane(size: u32) -> &'static str {
+    if u64::from(size) < limits::POOL_FROM as u64 { "inline" } else { "pool" }
 }

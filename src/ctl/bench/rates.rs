@@ -45,8 +45,8 @@ pub trait Carrier {
     /// Its name in rows.
     fn system(&self) -> &'static str;
 
-    /// How the other end works, in rows.
-    fn mode(&self) -> &'static str;
+    /// How the other end works, or how what is carried goes, in rows.
+    fn mode(&self, load: Load) -> &'static str;
 
     /// The processes at the other end, whose processor time counts; `None` if they aren't known.
     fn servers(&self) -> Option<Vec<u32>>;
@@ -174,7 +174,7 @@ impl Cell {
         let per_s = per_second(self.units, self.spent);
         Rate {
             system: subject.system(),
-            mode: subject.mode(),
+            mode: subject.mode(load),
             load,
             n: self.units,
             per_s: whole(per_s),
@@ -231,7 +231,7 @@ mod tests {
             self.name
         }
 
-        fn mode(&self) -> &'static str {
+        fn mode(&self, _: Load) -> &'static str {
             "asleep"
         }
 

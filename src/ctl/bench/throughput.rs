@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use super::hosted::lane;
 use super::{Amount, BenchError, Carrier, Done, HOSTED, Load, Pin, Rate};
 
 /// One of so many calls is timed, and the clock looked at then: to do so for each small one would take a part of it.
@@ -121,8 +122,8 @@ impl Carrier for HostedCalls {
         HOSTED
     }
 
-    fn mode(&self) -> &'static str {
-        "inline"
+    fn mode(&self, load: Load) -> &'static str {
+        lane(load.size)
     }
 
     fn servers(&self) -> Option<Vec<u32>> {
