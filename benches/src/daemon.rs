@@ -1,6 +1,7 @@
 //! A daemon of the bench's own, in a temporary directory.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,11 +32,20 @@ impl Daemon {
     /// # Errors
     /// [`Failure::Io`] if it can't be started, [`Failure::Address`] if the temporary directory has too long a name.
     pub fn start(program: &Path) -> Result<Self, Failure> {
-        Self::start_with(program, "")
+        Self::start_with(program, "", None)
     }
 
-    /// The same, with this as its configuration.
-    pub(crate) fn start_with(program: &Path, config: &str) -> Result<Self, Failure> {
+    /// The same, with `config` as its configuration, and for everybody to connect to, as far as `capabilities` allow anything.
+    pub(crate) fn start_for_all(program: &Path, config: &str, capabilities: &str) -> Result<Self, Failure> {
+        Self::start_with(program, config, Some(capabilities))
+    }
+
+    /// The same for this uid alone, with this as its configuration.
+    pub(crate) fn start_as(program: &Path, config: &str) -> Result<Self, Failure> {
+        Self::start_with(program, config, None)
+    }
+
+    fn start_with(program: &Path, config: &str, capabilities: Option<&str>) -> Result<Self, Failure> {
         let directory = tempfile::tempdir().map_err(Failure::io("can't make a temporary directory"))?;
         let path = directory.path();
         let address = Address::unix(path.join(SOCKET))?;
@@ -46,7 +56,16 @@ impl Daemon {
         }
         let written = std::fs::write(path.join("config/invoked/invoked.toml"), config);
         written.map_err(Failure::io("can't write the daemon's configuration"))?;
+        if let Some(text) = capabilities {
+            let everybody = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(path, everybody).map_err(Failure::io("can't change a mode"))?;
+            let file = path.join("config/invoked/capabilities.d/bench.toml");
+            std::fs::create_dir_all(file.with_file_name(""))
+                .and_then(|()| std::fs::write(file, text))
+                .map_err(Failure::io("can't write the daemon's capabilities"))?;
+        }
         let mut command = Command::new(program);
+        command.args(if capabilities.is_some() { ["--access", "everyone"] } else { ["--access", "owner"] });
         command.args(["--user", "--dev", "--log", "warn", "--address", &address.to_string()]);
         for variable in ["INVOKED_ADDRESS", "INVOKED_CONFIG", "INVOKED_LOG", "NOTIFY_SOCKET", "LISTEN_FDS"] {
             command.env_remove(variable);
@@ -72,6 +91,16 @@ impl Daemon {
     /// The directory whose files it gives.
     pub(crate) fn shared(&self) -> PathBuf {
         self.directory.path().join("shared")
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Its directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Its process.

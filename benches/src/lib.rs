@@ -11,6 +11,7 @@ mod daemon;
 mod echo;
 mod failure;
 mod folder;
+mod holders;
 mod lanes;
 mod latency;
 mod memory;

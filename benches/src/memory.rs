@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::daemon::Daemon;
 use crate::failure::Failure;
+use crate::holders::{Holder, call, shares};
 use crate::options::MemoryOptions;
 use crate::placements::show;
 use crate::programs::Programs;
@@ -22,8 +23,15 @@ const IDLE: Duration = Duration::from_secs(2);
 /// Descriptors of the daemon's and of this process's that are no connections, with room to spare.
 const OTHER_DESCRIPTORS: u64 = 512;
 
-/// The daemon lets one uid have a quarter of what open files allow.
+/// More than that many times as many descriptors let one uid alone have all connections.
 const SHARE_OF_UID: u64 = 4;
+
+/// Lets everybody call what is measured.
+const EVERYBODY: &str = r#"
+identifier = "measured"
+peers = ["everyone"]
+permissions = ["bench:default"]
+"#;
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
@@ -66,32 +74,32 @@ pub fn memory(options: &MemoryOptions) -> Result<(), Failure> {
     hold(what, Bound::AtMost(at_most as f64), 1, most, || Ok(None))
 }
 
-/// Opens so many connections, or as many as this machine lets the daemon have.
+/// Opens so many connections, or as many as this machine lets the daemon have: those that one uid may not have are other uids',
+/// which takes root.
 pub(crate) fn measured(programs: &Programs, wanted: u64) -> Result<Vec<MemoryRow>, Failure> {
-    let connections = wanted.min(room(allow(descriptors_for(wanted))));
+    let room = allow(descriptors_for(wanted)).saturating_sub(OTHER_DESCRIPTORS);
+    let shares = shares(wanted, room, rustix::process::geteuid().is_root());
+    let connections = shares.iter().sum();
     if connections < wanted {
-        println!("open files allow {connections} connections, not {wanted}");
+        println!("open files allow {connections} connections, not {wanted}; root can use several uids");
     }
-    // One uid alone gets half of what there is for all.
-    let (of_one, all) = (connections + 16, connections * 3);
+    let (of_one, all) = (room / SHARE_OF_UID + 16, room);
     let config = format!("[quotas]\nconnections = {all}\nconnections_per_uid = {of_one}\n");
-    let mut daemon = Daemon::start_with(&programs.invoked, &config)?;
+    let mut daemon = Daemon::start_for_all(&programs.invoked, &config, EVERYBODY)?;
     let first = daemon.connect()?;
     call(&first)?;
     let before = settled(daemon.pid())?;
-    let mut clients = Vec::new();
-    for _ in 0..connections {
-        clients.push(Client::connect(daemon.options())?);
+    let (own, others) = shares.split_first().map_or((0, &[][..]), |(own, others)| (*own, others));
+    let clients = (0..own).map(|_| Client::connect(daemon.options())).collect::<Result<Vec<_>, _>>()?;
+    let mut holders = Vec::new();
+    for (index, share) in (0..).zip(others) {
+        holders.push(Holder::start(index, *share, daemon.address(), daemon.directory())?);
     }
     let mut rows = vec![row(&daemon, "connected", connections, before)?];
     clients.iter().try_for_each(call)?;
+    holders.iter_mut().try_for_each(Holder::call)?;
     rows.push(row(&daemon, "called", connections, before)?);
     Ok(rows)
-}
-
-fn call(client: &Client) -> Result<(), Failure> {
-    client.call("bench.bytes").arg("len", 64).send()?;
-    Ok(())
 }
 
 fn row(daemon: &Daemon, mode: &'static str, connections: u64, before: u64) -> Result<MemoryRow, Failure> {
@@ -144,14 +152,9 @@ fn each(before: u64, with: u64, count: u64) -> u64 {
     with.saturating_sub(before).div_ceil(count.max(1))
 }
 
-/// Descriptors that a daemon needs to let one uid have so many connections.
+/// Descriptors with which one uid may have so many connections.
 fn descriptors_for(connections: u64) -> u64 {
     (connections + OTHER_DESCRIPTORS) * SHARE_OF_UID
-}
-
-/// How many connections so many descriptors allow one uid.
-fn room(descriptors: u64) -> u64 {
-    (descriptors / SHARE_OF_UID).saturating_sub(OTHER_DESCRIPTORS)
 }
 
 /// Lets this process, and the daemon that it starts, have so many descriptors, or as many as there may be.
@@ -171,7 +174,7 @@ fn allow(wanted: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{descriptors_for, each, own_bytes, pss, room};
+    use super::{each, own_bytes, pss};
 
     #[test]
     fn the_memory_of_a_process_is_its_share_of_what_is_resident() {
@@ -192,16 +195,5 @@ mod tests {
         assert_eq!(each(1000, 91_001, 10), 9001);
         assert_eq!(each(2000, 1000, 10), 0, "it gave memory back");
         assert_eq!(each(0, 7, 0), 7);
-    }
-
-    #[test]
-    fn as_many_connections_as_descriptors_allow_one_uid() {
-        for connections in [1, 1000, 10_000] {
-            assert_eq!(room(descriptors_for(connections)), connections);
-            assert!(room(descriptors_for(connections) - 1) < connections);
-        }
-        assert_eq!(room(100), 0);
-        // Those that the daemon keeps back are in it.
-        assert!((descriptors_for(10_000) - 256) / 4 >= 10_016);
     }
 }

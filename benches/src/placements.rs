@@ -6,6 +6,7 @@ use invoked::ctl::bench::Pin;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::holders;
 use crate::options::{BenchOptions, Measuring};
 use crate::tables;
 
@@ -14,6 +15,9 @@ pub const ROUNDS: u32 = 20;
 
 /// The program of a bench: measures as the command line says, if it is `cargo bench` that asks.
 pub fn main<O: BenchOptions>(name: &str, bench: impl FnOnce(&O) -> Result<(), Failure>) -> ExitCode {
+    if let Some(ended) = holders::run() {
+        return ended;
+    }
     let options = O::parse();
     if !options.is_bench() {
         println!("{name} measures under cargo bench only");
