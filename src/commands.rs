@@ -11,7 +11,10 @@ use invoked_proto::name::CommandName;
 use crate::ipc::{Argument, Command, Execution, ScopeQuestioner};
 use crate::plugin::Assembled;
 
-/// What one long run counts; a short one takes back 1.
+/// After a run that took long, so many are measured: whether the command held the loop, or another process the processor.
+const WATCHED: u32 = 64;
+
+/// What one run counts that held the loop; another takes back 1.
 const STRIKE: u32 = 10;
 
 /// From here on a command runs on the pool or the workers, until the daemon is started anew.
@@ -23,11 +26,24 @@ pub struct RegisteredCommand {
     name: CommandName,
     text: Text,
     command: Command,
+    /// Runs that are still to be measured.
+    watched: AtomicU32,
     /// Grows when the command holds the loop too long, shrinks when it doesn't.
     strikes: AtomicU32,
 }
 
 impl RegisteredCommand {
+    fn new(name: CommandName, command: Command) -> Self {
+        let text = Text::from(name.as_str());
+        RegisteredCommand { name, text, command, watched: AtomicU32::new(0), strikes: AtomicU32::new(0) }
+    }
+
+    /// One that stands in no table.
+    #[cfg(test)]
+    pub(crate) fn alone(command: Command) -> Self {
+        Self::new(CommandName::parse(command.name).expect("a name"), command)
+    }
+
     /// The canonical name, `plugin.command`.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -84,8 +100,23 @@ impl RegisteredCommand {
         self.strikes.load(Ordering::Relaxed) >= DEMOTED
     }
 
-    /// Notes whether the command just held the loop too long; true when that demotes it. One long run may be the
-    /// machine's fault; three among a few are the command's.
+    /// Whether its next run is to be measured, as one before took long; takes it as begun.
+    pub(crate) fn is_watched(&self) -> bool {
+        // Only the loop writes it, so nothing is lost between the two.
+        let left = self.watched.load(Ordering::Relaxed);
+        if left > 0 {
+            self.watched.store(left - 1, Ordering::Relaxed);
+        }
+        left > 0
+    }
+
+    /// A run took long: the next are measured.
+    pub(crate) fn watch(&self) {
+        self.watched.store(WATCHED, Ordering::Relaxed);
+    }
+
+    /// Notes whether the command just held the loop too long; true when that demotes it. One long run may be a page that had
+    /// to come from a disk; three among a few are the command's.
     pub(crate) fn held_the_loop(&self, long: bool) -> bool {
         let strikes = self.strikes.load(Ordering::Relaxed);
         if strikes >= DEMOTED || (!long && strikes == 0) {
@@ -118,12 +149,7 @@ impl CommandTable {
                     None => command.name.to_owned(),
                 };
                 let name = CommandName::parse(&text).map_err(|error| format!("command {text:?}: {error}"))?;
-                let registered = RegisteredCommand {
-                    text: Text::from(name.as_str()),
-                    name: name.clone(),
-                    command: command.clone(),
-                    strikes: AtomicU32::new(0),
-                };
+                let registered = RegisteredCommand::new(name.clone(), command.clone());
                 if by_name.insert(name, Arc::new(registered)).is_some() {
                     return Err(format!("command {text:?} is registered twice"));
                 }

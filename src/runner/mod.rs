@@ -5,13 +5,14 @@
 
 mod backlog;
 mod future;
+mod patience;
 mod pool;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use foldhash::HashMap;
 use invoked_proto::registry::ErrorCode;
@@ -26,13 +27,11 @@ use crate::ipc::{
 };
 use backlog::{Backlog, BacklogPlace};
 use future::{Guarded, timed};
+use patience::Watch;
 use pool::{Job, Pool};
 
 #[cfg(panic = "abort")]
 compile_error!("invoked answers a call whose handler panics, which needs panic = \"unwind\"");
-
-/// An inline handler that holds the loop longer than this is moved off it.
-const INLINE_PATIENCE: Duration = Duration::from_millis(5);
 
 /// Handlers that are running elsewhere, at most; each holds a place in the queue of completions, so that ending never
 /// waits and never fails.
@@ -71,6 +70,8 @@ pub(crate) struct Runner {
     backlog: Arc<Backlog>,
     /// Calls that run elsewhere, and how to tell them that nobody waits.
     running: RefCell<HashMap<CallId, CancellationToken>>,
+    /// The loop's time, read once for each inline handler, at its end: what is between two of them takes microseconds.
+    clock: Cell<Instant>,
 }
 
 impl Runner {
@@ -82,8 +83,15 @@ impl Runner {
     ) -> (Self, mpsc::Receiver<Completion>) {
         let (completions, ended) = mpsc::channel(RUNNING_MAX);
         let pool = Pool::new(settings.pool_threads, settings.pool_queue, workers.clone());
-        let runner =
-            Runner { app, pool, workers, completions, backlog: Arc::default(), running: RefCell::default() };
+        let runner = Runner {
+            app,
+            pool,
+            workers,
+            completions,
+            backlog: Arc::default(),
+            running: RefCell::default(),
+            clock: Cell::new(Instant::now()),
+        };
         (runner, ended)
     }
 
@@ -96,7 +104,7 @@ impl Runner {
             let message = InvokeMessage::new(wire, &self.app, None);
             note(timing.as_deref(), Timing::begin);
             let run = || settled(lanes.as_ref(), within(lanes.as_ref(), || handler(&message)));
-            let outcome = watched(&command, run);
+            let outcome = self.watched(&command, run);
             note(timing.as_deref(), Timing::end);
             if let Some(observe) = observer {
                 observe(&outcome);
@@ -215,6 +223,37 @@ impl Runner {
         drop(self.workers.spawn_blocking(move || drop(value)));
     }
 
+    /// The loop's time, as of the last pump or inline handler.
+    pub(crate) fn clock(&self) -> Instant {
+        self.clock.get()
+    }
+
+    /// Takes the time from one who has just read the clock.
+    pub(crate) fn note_clock(&self, now: Instant) {
+        self.clock.set(self.clock.get().max(now));
+    }
+
+    /// Runs an inline handler and moves it off the loop for the future if it took long.
+    fn watched(&self, command: &RegisteredCommand, run: impl FnOnce() -> Outcome) -> Outcome {
+        let watch = Watch::begin(command);
+        let outcome = unwinding(run);
+        self.note_time(command, watch);
+        outcome
+    }
+
+    /// An inline handler has ended.
+    fn note_time(&self, command: &RegisteredCommand, watch: Watch) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.clock.replace(now));
+        if watch.end(command, took) {
+            tracing::warn!(
+                command = command.name(),
+                ?took,
+                "inline command held the loop; it runs elsewhere from now on"
+            );
+        }
+    }
+
     /// Handlers that run elsewhere now.
     pub(crate) fn running(&self) -> usize {
         self.running.borrow().len()
@@ -229,14 +268,14 @@ impl Runner {
         lanes: Option<CallLanes>,
     ) {
         let _workers = self.workers.enter();
-        let start = Instant::now();
+        let watch = Watch::begin(command);
         let future = match catch_unwind(AssertUnwindSafe(handler)) {
             Ok(future) => future,
             Err(_) => return InvokeResolver::new(sink, CancellationToken::default()).finish(panicked()),
         };
         let mut guarded = Guarded::new(future, sink, lanes);
         let ready = std::pin::Pin::new(&mut guarded).poll_once(&mut Context::from_waker(Waker::noop()));
-        note_time(command, start);
+        self.note_time(command, watch);
         if ready.is_pending() {
             drop(self.workers.spawn(guarded));
         }
@@ -255,25 +294,6 @@ fn bytes(outcome: &Outcome) -> usize {
         Ok(response) => response.message.len(),
         Err(CallError::Application(error)) => error.body().bytes().len(),
         Err(CallError::Framework(_)) => 0,
-    }
-}
-
-/// Runs an inline handler and moves it off the loop for the future if it took long.
-fn watched(command: &RegisteredCommand, run: impl FnOnce() -> Outcome) -> Outcome {
-    let start = Instant::now();
-    let outcome = unwinding(run);
-    note_time(command, start);
-    outcome
-}
-
-fn note_time(command: &RegisteredCommand, start: Instant) {
-    let took = start.elapsed();
-    if command.held_the_loop(took > INLINE_PATIENCE) {
-        tracing::warn!(
-            command = command.name(),
-            ?took,
-            "inline command held the loop; it runs elsewhere from now on"
-        );
     }
 }
 

@@ -357,6 +357,7 @@ impl Hub {
 
     /// Does what the broker wants done, until it wants nothing.
     pub(super) fn pump(&self, now: Instant) {
+        self.runner.note_clock(now);
         loop {
             let Some(output) = self.broker.borrow_mut().poll_output() else { break };
             match output {
@@ -513,6 +514,12 @@ impl Hub {
     /// How long a session looks for the next call before it waits for it.
     pub(super) fn busy_poll(&self) -> Duration {
         self.waits.busy_poll
+    }
+
+    /// The time as the loop knows it without reading the clock: that of the last pump, or the end of the inline handler that ran
+    /// since. What runs no handler takes microseconds.
+    pub(super) fn clock(&self) -> Instant {
+        self.runner.clock()
     }
 
     /// Notes who is read from; true if it is the same as at the last read.

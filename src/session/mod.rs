@@ -311,7 +311,7 @@ impl Session {
             let received = self.stream.try_read(buffer, &mut self.fds)?;
             Ok((received.bytes, buffer.split().freeze()))
         });
-        self.take_read(received);
+        self.take_read(Instant::now(), received);
     }
 
     /// Looks whether the peer calls at once again. True if something was read.
@@ -325,23 +325,24 @@ impl Session {
             return false;
         }
         drop(connection);
-        let mut found = false;
+        let mut found = None;
         let received = self.hub.with_read_buffer(|buffer| {
-            let Some(received) = self.stream.look(buffer, &mut self.fds, &mut self.looks.busy) else {
+            let now = Instant::now();
+            let Some((received, at)) = self.stream.look(now, buffer, &mut self.fds, &mut self.looks.busy)
+            else {
                 return Err(ErrorKind::WouldBlock.into());
             };
-            found = true;
+            found = Some(at);
             Ok((received?.bytes, buffer.split().freeze()))
         });
-        if found {
-            self.yields |= self.looks.note_find();
-            self.take_read(received);
-        }
-        found
+        let Some(at) = found else { return false };
+        self.yields |= self.looks.note_find();
+        self.take_read(at, received);
+        true
     }
 
-    /// What a read brought, and everything that follows from it.
-    fn take_read(&mut self, received: std::io::Result<(usize, Bytes)>) {
+    /// What a read brought that was through at `now`, and everything that follows from it.
+    fn take_read(&mut self, now: Instant, received: std::io::Result<(usize, Bytes)>) {
         let (bytes, data) = match received {
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -354,7 +355,6 @@ impl Session {
         };
         self.yields |= bytes >= LONG_READ;
         self.looks.note_read(self.hub.note_reader(self.id));
-        let now = Instant::now();
         let mut connection = self.link.connection.borrow_mut();
         let result = if !self.fds.is_empty() && self.hub.floods_with_fds(self.id) {
             self.fds.clear();
@@ -403,7 +403,7 @@ impl Session {
             }
             // At once, so that what each call is charged is known when the next is judged.
             self.hub.pump(now);
-            if now.elapsed() > TURN_TIME {
+            if self.hub.clock().saturating_duration_since(now) > TURN_TIME {
                 break;
             }
         }

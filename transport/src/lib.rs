@@ -64,6 +64,7 @@ mod segment;
 #[cfg(unix)]
 mod stream;
 mod sys;
+mod thread_use;
 #[cfg(all(unix, feature = "tokio"))]
 mod tokio_stream;
 #[cfg(unix)]
@@ -105,6 +106,7 @@ pub use segment::{SegmentFault, SharedSegment};
 pub use stream::{ControlTruncated, FdRefusalState, Interest, MAX_FDS_PER_SEND, Readiness, Received, Stream};
 #[cfg(windows)]
 pub use sys::windows::{Listener, Stream};
+pub use thread_use::ThreadUse;
 #[cfg(all(unix, feature = "tokio"))]
 pub use tokio_stream::{AsyncListener, AsyncStream};
 #[cfg(unix)]

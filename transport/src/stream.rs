@@ -203,14 +203,15 @@ impl Stream {
     }
 
     /// Looks for something to read, as far as `busy` thinks that worth it, and reads once as [`try_read`](Self::try_read) does;
-    /// `None` if nothing came. Waiting is what is left to do then.
+    /// `None` if nothing came. Waiting is what is left to do then. `now` is when it begins, and it says when it was through.
     pub fn look(
         &self,
+        now: Instant,
         buf: &mut BytesMut,
         fds: &mut VecDeque<Attachment>,
         busy: &mut BusyPoll,
-    ) -> Option<io::Result<Received>> {
-        busy.look(|| match self.try_read(buf, fds) {
+    ) -> Option<(io::Result<Received>, Instant)> {
+        busy.look(now, || match self.try_read(buf, fds) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             result => Some(result),
         })
@@ -456,7 +457,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::io::{self, IoSlice};
     use std::sync::atomic::Ordering;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use bytes::BytesMut;
 
@@ -498,23 +499,23 @@ mod tests {
         let (mut buf, mut fds) = (BytesMut::with_capacity(64), VecDeque::new());
         let mut busy = BusyPoll::new(BusyPoll::MAX);
         far.try_write(&[IoSlice::new(b"call")], &[]).expect("written");
-        let got = near.look(&mut buf, &mut fds, &mut busy).expect("there").expect("read");
+        let got = near.look(Instant::now(), &mut buf, &mut fds, &mut busy).expect("there").0.expect("read");
         assert_eq!((got.bytes, &buf[..]), (4, &b"call"[..]));
         let mut busy = BusyPoll::new(BusyPoll::MAX);
-        assert!(near.look(&mut buf, &mut fds, &mut busy).is_none(), "nothing was sent");
+        assert!(near.look(Instant::now(), &mut buf, &mut fds, &mut busy).is_none(), "nothing was sent");
         let before = counters::receives();
-        assert!(near.look(&mut buf, &mut fds, &mut busy).is_none());
+        assert!(near.look(Instant::now(), &mut buf, &mut fds, &mut busy).is_none());
         assert_eq!(counters::receives(), before, "the wait after a look in vain goes without");
         drop(far);
-        let ended = near.look(&mut buf, &mut fds, &mut BusyPoll::new(BusyPoll::MAX));
-        assert_eq!(ended.expect("the end is found").expect("read").bytes, 0);
+        let ended = near.look(Instant::now(), &mut buf, &mut fds, &mut BusyPoll::new(BusyPoll::MAX));
+        assert_eq!(ended.expect("the end is found").0.expect("read").bytes, 0);
     }
 
     #[test]
     fn a_waiting_read_ends_when_its_time_has_passed_and_not_before() {
         let (near, _far) = Stream::pair().expect("a pair");
         let timeout = Duration::from_millis(37);
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let error = near
             .recv_wait(&mut BytesMut::with_capacity(1), &mut VecDeque::new(), Some(timeout))
             .expect_err("nothing was sent");

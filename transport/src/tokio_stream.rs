@@ -9,6 +9,7 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::Interest as TokioInterest;
@@ -159,13 +160,14 @@ impl AsyncStream {
     /// As [`Stream::try_read`].
     pub fn look(
         &mut self,
+        now: Instant,
         buf: &mut BytesMut,
         fds: &mut VecDeque<Attachment>,
         busy: &mut BusyPoll,
-    ) -> Option<io::Result<Received>> {
+    ) -> Option<(io::Result<Received>, Instant)> {
         match self.io() {
-            Ok(io) => io.get_ref().look(buf, fds, busy),
-            Err(error) => Some(Err(error)),
+            Ok(io) => io.get_ref().look(now, buf, fds, busy),
+            Err(error) => Some((Err(error), now)),
         }
     }
 

@@ -40,13 +40,13 @@ impl ReadBuffer {
         Ok(())
     }
 
-    /// Tells the core how a read went, and gives it what it brought.
-    pub(crate) fn drain<W>(&mut self, result: io::Result<()>, core: &mut Core<Attachment, W>) {
+    /// Tells the core how a read went that was through at `now`, and gives it what it brought.
+    pub(crate) fn drain<W>(&mut self, now: Instant, result: io::Result<()>, core: &mut Core<Attachment, W>) {
         match result {
             Ok(()) => {
                 let capacity = self.bytes.capacity();
                 let bytes = self.bytes.split().freeze();
-                core.handle_input(Instant::now(), bytes, self.fds.drain(..), capacity);
+                core.handle_input(now, bytes, self.fds.drain(..), capacity);
             }
             Err(error) if is_passing(&error) => {}
             Err(error) => core.handle_read_error(error),

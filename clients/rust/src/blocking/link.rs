@@ -119,7 +119,7 @@ impl Link {
         if let Some(mut buffer) = state.buffer.take() {
             // Nobody reads, so what the daemon said since the last call is still unread.
             let result = buffer.fill(|bytes, fds| self.stream.try_read(bytes, fds));
-            self.take_input(&mut state, buffer, result);
+            self.take_input(&mut state, Instant::now(), buffer, result);
             state.nudge();
         }
         state.core.closed().is_none()
@@ -263,21 +263,22 @@ impl Link {
                 continue;
             }
             let until = [deadline, state.core.poll_timeout()].into_iter().flatten().min();
-            let left = until.map(|until| until.saturating_duration_since(now));
-            state = self.take_part(state, left, wants);
+            state = self.take_part(state, now, until, wants);
         }
     }
 
-    /// Takes the role that is free and returns once something may have changed, after `left` at the latest.
+    /// Takes the role that is free and returns once something may have changed, at the latest when it is `until`; it is `now`.
     fn take_part<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
-        left: Option<Duration>,
+        now: Instant,
+        until: Option<Instant>,
         wants: Wants,
     ) -> MutexGuard<'a, State> {
         let must_write = state.core.has_output() && !state.writing;
+        let left = until.map(|until| until.saturating_duration_since(now));
         if let Some(buffer) = state.buffer.take() {
-            return self.read(state, buffer, left, must_write);
+            return self.read(state, now, buffer, left, must_write);
         }
         if must_write {
             state.writing = true;
@@ -308,6 +309,7 @@ impl Link {
     fn read<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
+        now: Instant,
         mut buffer: ReadBuffer,
         left: Option<Duration>,
         must_write: bool,
@@ -316,7 +318,7 @@ impl Link {
         if state.core.is_broken() {
             let result = buffer.fill(|bytes, fds| self.stream.try_read(bytes, fds));
             let nothing_left = result.as_ref().is_err_and(is_passing);
-            self.take_input(&mut state, buffer, result);
+            self.take_input(&mut state, Instant::now(), buffer, result);
             if nothing_left {
                 state.core.handle_read_error(io::ErrorKind::BrokenPipe.into());
                 self.settle(&mut state);
@@ -326,13 +328,17 @@ impl Link {
         if !must_write {
             let mut busy = state.busy.clone();
             drop(state);
-            let result = buffer.fill(|bytes, fds| match self.stream.look(bytes, fds, &mut busy) {
-                Some(result) => result,
+            let mut found = None;
+            let result = buffer.fill(|bytes, fds| match self.stream.look(now, bytes, fds, &mut busy) {
+                Some((result, at)) => {
+                    found = Some(at);
+                    result
+                }
                 None => self.stream.recv_wait(bytes, fds, left),
             });
             let mut state = self.lock();
             state.busy = busy;
-            self.take_input(&mut state, buffer, result);
+            self.take_input(&mut state, found.unwrap_or_else(Instant::now), buffer, result);
             return state;
         }
         state.writing = true;
@@ -345,14 +351,14 @@ impl Link {
         };
         let mut state = self.lock();
         state.writing = false;
-        self.take_input(&mut state, buffer, result);
+        self.take_input(&mut state, Instant::now(), buffer, result);
         self.flush(&mut state);
         state
     }
 
     /// Puts the read buffer back and turns what it brought into outcomes.
-    fn take_input(&self, state: &mut State, mut buffer: ReadBuffer, result: io::Result<()>) {
-        buffer.drain(result, &mut state.core);
+    fn take_input(&self, state: &mut State, now: Instant, mut buffer: ReadBuffer, result: io::Result<()>) {
+        buffer.drain(now, result, &mut state.core);
         state.buffer = Some(buffer);
         if state.core.has_output() && !state.writing {
             // File descriptors are confirmed at once.

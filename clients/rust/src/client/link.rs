@@ -9,6 +9,7 @@
 //!
 //! The lock is held for moments and never across an await. Whoever is woken is woken outside of it.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::Shutdown;
@@ -186,6 +187,11 @@ impl Drop for Link {
 /// Calls that have to be alone, one after the other, before one is taken to be alone again.
 const CROWDED: u32 = 64;
 
+thread_local! {
+    /// The connection of the last call that was made on this thread, by the address of its state.
+    static LAST_CALLED: Cell<usize> = const { Cell::new(0) };
+}
+
 /// How often a caller looks before it lets the other tasks of its runtime run: each takes a microsecond, and another turn
 /// several.
 const ATTEMPTS: usize = 8;
@@ -291,16 +297,25 @@ impl Shared {
         if call.is_late(now) {
             return Err(Error::deadline(Delivery::NotDelivered));
         }
+        let alone = self.calls_alone();
         self.update(|state| {
             let stream = state.core.call(call.into_request(now))?;
             if let Some(deadline) = deadline {
                 state.core.end_at(stream, deadline);
             }
             state.open += 1;
-            let crowded = if state.core.open_calls() > 1 { CROWDED } else { state.crowded };
+            let crowded = if alone && state.core.open_calls() == 1 { state.crowded } else { CROWDED };
             state.crowded = crowded.saturating_sub(1);
             Ok(stream)
         })
+    }
+
+    /// Whether the last call on this thread was on this connection too. Where tasks call on several in turns, one that looks
+    /// for its answer keeps the others from theirs: eight connections had 95 000 calls a second with looks and 180 000 without,
+    /// a processor for each side.
+    fn calls_alone(&self) -> bool {
+        let own = std::ptr::from_ref(self).addr();
+        LAST_CALLED.replace(own) == own
     }
 
     fn poll_outcome(&self, stream: StreamId, looking: &mut Looking, own: &Waker) -> Poll<Outcome> {
@@ -409,7 +424,7 @@ impl State {
         let State { core, stream, buffer, .. } = self;
         let result = buffer.fill(|bytes, fds| stream.read_now(bytes, fds));
         let found = !result.as_ref().is_err_and(is_passing);
-        buffer.drain(result, core);
+        buffer.drain(Instant::now(), result, core);
         if found {
             // The driver may not look for long.
             self.gathers = false;
@@ -484,7 +499,7 @@ impl Driver {
                 Poll::Ready(Ok(ready)) if ready.readable => {
                     let State { core, stream, buffer, .. } = &mut *state;
                     let result = buffer.fill(|bytes, fds| stream.try_read(bytes, fds));
-                    buffer.drain(result, core);
+                    buffer.drain(Instant::now(), result, core);
                 }
                 // Room to write: at the top of the loop.
                 Poll::Ready(Ok(_)) => {}

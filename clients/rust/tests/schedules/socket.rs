@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use invoked_transport::{Attachment, BusyPoll, Interest, Readiness, Received};
@@ -73,10 +73,11 @@ impl Stream {
 
     pub(crate) fn look(
         &self,
+        _: Instant,
         _: &mut BytesMut,
         _: &mut VecDeque<Attachment>,
         _: &mut BusyPoll,
-    ) -> Option<io::Result<Received>> {
+    ) -> Option<(io::Result<Received>, Instant)> {
         None
     }
 
