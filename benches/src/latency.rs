@@ -13,6 +13,7 @@ use crate::placements::{ROUNDS, in_each, show};
 use crate::programs::Programs;
 use crate::tables;
 use crate::target::{Bound, hold};
+use crate::waiting::Waiting;
 
 /// The size of a small call, which has a target.
 const SMALL: u32 = 64;
@@ -57,7 +58,8 @@ pub(crate) fn placed(programs: &Programs, pin: Pin, quick: bool) -> Result<Vec<R
 
 /// The ratio that has a target, if it was measured.
 fn hosted_ratio(rows: &[Row]) -> Option<f64> {
-    let row = rows.iter().find(|row| row.system == HOSTED && row.size == SMALL && row.pin == Pin::One);
+    let small = |row: &&Row| (row.system, row.mode, row.size, row.pin) == (HOSTED, "inline", SMALL, Pin::One);
+    let row = rows.iter().find(small);
     row.map(|row| row.ratio)
 }
 
@@ -67,6 +69,7 @@ struct Bench {
     tokio_uds: Floor,
     hosted: Hosted,
     echo: Echo,
+    waiting: Waiting,
     pin: Pin,
     daemon: Daemon,
     // The last, as the processors are given back when nothing runs any more.
@@ -81,15 +84,16 @@ impl Bench {
         let mut daemon = placement.on_server(|| Daemon::start(&programs.invoked))??;
         let client = daemon.connect()?;
         let (hosted, echo) = (Hosted::new(client.clone()), Echo::new(client));
-        Ok(Bench { uds, tokio_uds, hosted, echo, pin, daemon, _placement: placement })
+        let waiting = placement.on_server(|| Waiting::start(programs))??;
+        Ok(Bench { uds, tokio_uds, hosted, echo, waiting, pin, daemon, _placement: placement })
     }
 
-    /// A small reply; and a small body there and back, for which a request of the floors is as long.
+    /// A small reply; a small body there and back, for which a request of the floors is as long; and a small reply where both
+    /// ends wait in the kernel, as those of the floors do.
     fn small(&mut self, amount: Amount) -> Result<Vec<Row>, Failure> {
         let plan = Plan { sizes: vec![SMALL], rounds: ROUNDS, amount, pin: self.pin };
-        let rows =
-            measure(&mut [&mut self.uds, &mut self.tokio_uds, &mut self.hosted, &mut self.echo], &plan)?;
-        Ok(rows)
+        let Bench { uds, tokio_uds, hosted, echo, waiting, .. } = self;
+        Ok(measure(&mut [uds, tokio_uds, hosted, echo, waiting], &plan)?)
     }
 
     fn middle(&mut self, amount: Amount) -> Result<Vec<Row>, Failure> {

@@ -22,6 +22,7 @@ mod programs;
 mod tables;
 mod target;
 mod throughput;
+mod waiting;
 
 pub use channels::channels;
 pub use chart::{Bar, bars};

@@ -144,6 +144,7 @@ fn colour(system: &str, mode: &str) -> usize {
         (_, "pool") => 3,
         (_, "in place") => 4,
         (_, "file") => 5,
+        (_, "waiting") => 7,
         (HOSTED, _) => 2,
         _ => 6,
     }
