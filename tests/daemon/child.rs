@@ -143,6 +143,7 @@ pub(crate) fn play() -> bool {
         "caller" => caller(&address),
         "mixed" => crate::killed::mixed_workload(&address),
         "holder" => crate::lanes::holder(&address),
+        "sharer" => crate::hostile_memory::sharer(&address),
         "steady" => crate::steady::caller(&address),
         "turncoat" => crate::processes::turncoat(&address),
         "heir" => crate::processes::heir(),

@@ -19,6 +19,7 @@ mod floods;
 mod handlers;
 mod harness;
 mod hostile_files;
+mod hostile_memory;
 mod killed;
 mod lanes;
 mod loading;
