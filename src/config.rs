@@ -248,6 +248,9 @@ pub struct Lanes {
     pub pool_from: usize,
     /// Results that are regular files of so many bytes and more are given as they are, open; 0 is never.
     pub file_from: u64,
+    /// Memory that is shared with a client and was not used for so many milliseconds is given back, after twice as many at the
+    /// latest; 0 is never.
+    pub trim_after_ms: u64,
 }
 
 impl Lanes {
@@ -262,7 +265,7 @@ impl Lanes {
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes { pool_from: limits::POOL_FROM, file_from: limits::FILE_FROM as u64 }
+        Lanes { pool_from: limits::POOL_FROM, file_from: limits::FILE_FROM as u64, trim_after_ms: 30_000 }
     }
 }
 

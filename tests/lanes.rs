@@ -229,6 +229,34 @@ fn json_attachments_and_errors_arrive_whole() {
 }
 
 #[test]
+fn memory_that_is_not_used_is_given_back_and_made_again() {
+    let daemon = Daemon::start_with(|config| config.lanes.trim_after_ms = 20, "");
+    let client = daemon.client();
+    for round in 0..3 {
+        let held = call(&client, "in_place", round, 300_000);
+        let gone = call(&client, "copied", round, 3_000_000);
+        assert!(held.bytes() == bytes(round, 300_000) && gone.bytes() == bytes(round, 3_000_000));
+        let both = stat(&client, "segment_bytes");
+        drop(gone);
+        while stat(&client, "segment_bytes") == both {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(stat(&client, "segment_bytes") > 0, "what is held stays");
+        assert!(held.bytes() == bytes(round, 300_000));
+        drop(held);
+        while stat(&client, "segment_bytes") > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+    let kept = Daemon::start_with(|config| config.lanes.trim_after_ms = 0, "");
+    let client = kept.client();
+    drop(call(&client, "copied", 0, 300_000));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(stat(&client, "segment_bytes") > 0);
+}
+
+#[test]
 fn memory_is_used_again_from_call_to_call() {
     let daemon = Daemon::start();
     let client = daemon.client();

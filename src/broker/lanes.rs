@@ -40,6 +40,15 @@ impl Broker {
         self.peers.get(&peer).and_then(|state| state.lanes.clone())
     }
 
+    /// The same of all peers that were given memory.
+    pub(crate) fn all_lanes(&self) -> Vec<(PeerId, Arc<ReplyLanes>)> {
+        let used = |(peer, state): (&PeerId, &PeerState)| {
+            let lanes = state.lanes.as_ref().filter(|lanes| lanes.pool().bytes() > 0)?;
+            Some((*peer, Arc::clone(lanes)))
+        };
+        self.peers.iter().filter_map(used).collect()
+    }
+
     /// The same, for a peer that is given nothing more.
     pub(crate) fn take_lanes(&mut self, peer: PeerId) -> Option<Arc<ReplyLanes>> {
         self.peers.get_mut(&peer).and_then(|state| state.lanes.take())

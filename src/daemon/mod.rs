@@ -268,6 +268,7 @@ impl Loop {
             waits: Waits {
                 slow_consumer: Duration::from_millis(config.runtime.slow_consumer_timeout_ms),
                 busy_poll: Duration::from_micros(config.runtime.busy_poll_us.into()),
+                trim: Duration::from_millis(config.lanes.trim_after_ms),
             },
         }
     }
@@ -294,12 +295,14 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 /// What goes on beside the sessions until the daemon has stopped.
 pub(crate) fn attend(hub: &Rc<Hub>, completions: mpsc::Receiver<Completion>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let [channels, deadlines, memory, policy, narrowing, fetches] = std::array::from_fn(|_| Rc::clone(hub));
+    let [channels, deadlines, memory, policy, narrowing, fetches, lanes] =
+        std::array::from_fn(|_| Rc::clone(hub));
     tasks.spawn_local(complete(Rc::clone(hub), completions));
     tasks.spawn_local(async move { channels.watch_channels().await });
     tasks.spawn_local(async move { deadlines.watch_deadlines().await });
     tasks.spawn_local(async move { memory.watch_memory().await });
     tasks.spawn_local(async move { policy.watch_policy().await });
+    tasks.spawn_local(async move { lanes.watch_lanes().await });
     tasks.spawn_local(async move { fetches.watch_fetches().await });
     tasks.spawn_local(async move { narrowing.watch_narrowing().await });
     tasks

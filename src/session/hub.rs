@@ -45,6 +45,8 @@ pub(crate) struct Waits {
     pub(crate) slow_consumer: Duration,
     /// For the next call of a peer, looking for it; zero is never.
     pub(crate) busy_poll: Duration,
+    /// For memory of peers to be used again; zero is for ever.
+    pub(crate) trim: Duration,
 }
 
 /// Shared by the tasks of one loop; never borrowed across an await.
@@ -81,6 +83,8 @@ pub(crate) struct Hub {
     /// What `denied` says, to be compared without its lock.
     told: Cell<u64>,
     pub(super) monitors: Monitors,
+    /// Peers were given memory.
+    pub(super) lanes_used: Notify,
     pub(super) aside: Aside,
     /// Where what was read by `aside` arrives.
     pub(super) fetches: mpsc::Sender<Fetched>,
@@ -124,6 +128,7 @@ impl Hub {
             denied: watch::Sender::new(0),
             told: Cell::new(0),
             monitors: Monitors::default(),
+            lanes_used: Notify::new(),
             aside: Aside::new(),
             fetches,
             fetched: RefCell::new(Some(fetched)),
@@ -509,6 +514,11 @@ impl Hub {
             buffer.reserve(READ_BUFFER);
         }
         read(&mut buffer)
+    }
+
+    /// How long memory of peers is kept unused.
+    pub(super) fn trim_after(&self) -> Duration {
+        self.waits.trim
     }
 
     /// How long a session looks for the next call before it waits for it.

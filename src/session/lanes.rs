@@ -89,8 +89,50 @@ impl Hub {
         let is_introduced = connection.introduce(segment, file).is_ok();
         if is_introduced {
             self.broker.borrow_mut().keep_fd(peer, charge);
+            self.lanes_used.notify_one();
         }
         is_introduced
+    }
+
+    /// Gives memory of peers back that was long not used, for ever. While none has any, nothing wakes this.
+    pub(crate) async fn watch_lanes(&self) {
+        let pause = self.trim_after();
+        if pause.is_zero() {
+            return;
+        }
+        loop {
+            self.lanes_used.notified().await;
+            loop {
+                tokio::time::sleep(pause).await;
+                if !self.trim_lanes() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether some is left.
+    fn trim_lanes(&self) -> bool {
+        let all = self.broker.borrow().all_lanes();
+        let mut is_left = false;
+        for (peer, lanes) in all {
+            let trimmed = lanes.pool().trim();
+            is_left |= lanes.pool().bytes() > 0;
+            if trimmed.is_empty() {
+                continue;
+            }
+            self.with_connection(peer, |connection| {
+                for (segment, generation) in trimmed.iter() {
+                    // It has no used slot, so nothing of it is lent.
+                    if let Err(error) = connection.give_up_segment(segment, generation) {
+                        tracing::debug!(%peer, segment, %error, "a segment can't be given up");
+                    }
+                }
+            });
+            // Giving memory back to the system takes its time.
+            self.runner.drop_elsewhere(trimmed);
+        }
+        is_left
     }
 
     /// Gives back what a peer that is gone was written to, where that may take its time.
