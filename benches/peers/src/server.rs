@@ -54,6 +54,11 @@ impl Process {
         self.0.id()
     }
 
+    /// Whether it has ended already.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.has_ended_by(Instant::now())
+    }
+
     fn has_ended_by(&mut self, time: Instant) -> bool {
         while !matches!(self.0.try_wait(), Ok(Some(_))) {
             if Instant::now() >= time {

@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,6 +24,9 @@ const START: Duration = Duration::from_secs(10);
 
 /// Bytes and objects that each user may have in the broker: all of a run are of one user.
 const QUOTA: &str = "1073741824";
+
+/// The name under which [`serve_daemon`] is served.
+pub(crate) const DAEMON: &str = "dbus-daemon";
 
 /// Who carries the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +107,13 @@ async fn control(socket: UnixStream, listener: &UnixListener) -> Result<zbus::Co
     Ok(connection)
 }
 
+/// Becomes dbus-daemon.
+pub(crate) fn serve_daemon(config: &Path) -> Result<(), Fault> {
+    let mut command = Command::new("dbus-daemon");
+    command.arg("--nofork").arg("--nopidfile").arg(format!("--config-file={}", config.display()));
+    Err(command.exec().into())
+}
+
 fn daemon(place: &Place<'_>, directory: TempDir) -> Result<Bus, Fault> {
     let address = directory.path().join("bus");
     let config = directory.path().join("bus.conf");
@@ -127,14 +138,15 @@ fn daemon(place: &Place<'_>, directory: TempDir) -> Result<Bus, Fault> {
 "#
     );
     std::fs::write(&config, text)?;
-    let mut command = Command::new("dbus-daemon");
-    command.arg("--nofork").arg("--nopidfile").arg(format!("--config-file={}", config.display()));
+    // By way of this program, so that it ends with its parent; of the broker its controller's socket takes care.
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["serve", DAEMON]).arg(&config);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let process = Process::start(place, &mut command)?;
+    let mut process = Process::start(place, &mut command)?;
     let begin = Instant::now();
     while UnixStream::connect(&address).is_err() {
-        if begin.elapsed() > START {
-            return Err("dbus-daemon does not listen".into());
+        if begin.elapsed() > START || process.has_ended() {
+            return Err("dbus-daemon does not run, or does not listen".into());
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use iceoryx2::pending_response::PendingResponse;
 use iceoryx2::port::client::Client;
-use iceoryx2::port::listener::Listener;
+use iceoryx2::port::listener::{Listener, ListenerWaitError};
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::server::Server as Responder;
 use iceoryx2::prelude::{
@@ -125,8 +125,13 @@ impl End {
 
 /// Waits for an event; which one doesn't matter.
 fn wait(listener: &Listener<ipc::Service>) -> Result<(), Fault> {
-    listener.blocking_wait(|_| {}).map_err(text)?;
-    Ok(())
+    loop {
+        match listener.blocking_wait(|_| {}) {
+            // A process that is stopped and goes on, or is traced, has its waits interrupted.
+            Err(ListenerWaitError::InterruptSignal) => {}
+            other => return other.map(drop).map_err(text),
+        }
+    }
 }
 
 /// The client of one of the two services.

@@ -216,6 +216,7 @@ pub(crate) fn serve(name: &str, address: &Path) -> Result<(), Fault> {
         "zbus-p2p" => zbus::serve_direct(address),
         "zbus-routed" => zbus::serve_routed(address),
         "zmq" => zmq::serve(address),
+        bus::DAEMON => bus::serve_daemon(address),
         name if iceoryx2::SERVERS.contains(&name) => iceoryx2::serve(name, address),
         _ => Err(format!("there is no server for {name}").into()),
     }
