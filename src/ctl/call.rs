@@ -1,5 +1,7 @@
 //! `invokectl call`: one call, and what to do where it fails.
 
+use std::path::Path;
+
 use invoked_client::blocking::Client;
 use invoked_client::{Call, Error, ErrorCode, Reply};
 use invoked_proto::name::CommandName;
@@ -19,7 +21,9 @@ pub(super) fn run(global: &Global, args: &CallArgs, output: &Output) -> Result<(
     let Payload { body, attachments, texts, keys } =
         payload(&channels.arguments(&args.arguments), args.raw.as_deref(), &args.attach)?;
     let name = canonical(&args.name)?;
-    let client = connect_within(global, args.timeout.for_connecting())?;
+    // What goes into a file may come as one.
+    let saves = args.output.as_deref().is_some_and(|file| file != Path::new("-"));
+    let client = connect_within(global, args.timeout.for_connecting(), saves)?;
     let call = attachments.into_iter().fold(client.call(name.as_str()), Call::attach);
     let call = match body {
         PayloadBody::None => call,

@@ -18,9 +18,9 @@ pub(super) fn connect(global: &Global) -> Result<Client, Failure> {
     Ok(client)
 }
 
-/// Connects as the flags say, within `limit`.
-pub(super) fn connect_within(global: &Global, limit: Duration) -> Result<Client, Failure> {
-    Ok(Client::connect(options(global).connect_timeout(limit))?)
+/// Connects as the flags say, within `limit`; with `files` large results may come as open files.
+pub(super) fn connect_within(global: &Global, limit: Duration, files: bool) -> Result<Client, Failure> {
+    Ok(Client::connect(options(global).connect_timeout(limit).files(files))?)
 }
 
 pub(super) fn options(global: &Global) -> Options {

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use invoked_client::{Body, Reply};
+use invoked_client::{Body, OpenFile, Reply};
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
@@ -91,16 +91,20 @@ fn kept_from_terminal(len: usize) -> String {
 
 /// Saves body and attachments: FILE, FILE.1, FILE.2, …
 fn save(reply: &Reply, file: &Path, output: &Output) -> Result<(), Failure> {
-    let mut saved = vec![(file.to_owned(), reply.bytes())];
+    let body = reply.file().map_or(Content::Bytes(reply.bytes()), Content::File);
+    let mut contents = vec![(file.to_owned(), body)];
     for (index, bytes) in reply.attachments().iter().enumerate() {
-        saved.push((beside(file, index), bytes));
+        contents.push((beside(file, index), Content::Bytes(bytes)));
     }
-    for (path, bytes) in &saved {
-        write_file(path, bytes).map_err(Failure::local(format!("can't write {}", path.display())))?;
-        output.note(&format!("{} bytes in {}", bytes.len(), path.display()));
+    let mut saved = Vec::with_capacity(contents.len());
+    for (path, content) in contents {
+        let len =
+            save_as(&path, &content).map_err(Failure::local(format!("can't write {}", path.display())))?;
+        output.note(&format!("{len} bytes in {}", path.display()));
+        saved.push((path, len));
     }
     if output.is_json() {
-        let files: Vec<Value> = saved.iter().map(|(path, bytes)| saved_as(path, bytes.len())).collect();
+        let files: Vec<Value> = saved.iter().map(|(path, len)| saved_as(path, *len)).collect();
         output.object(&json!({ "saved": files }))?;
     }
     Ok(())
@@ -113,7 +117,7 @@ fn beside(file: &Path, index: usize) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn saved_as(path: &Path, len: usize) -> Value {
+fn saved_as(path: &Path, len: u64) -> Value {
     json!({ "file": path.to_string_lossy(), "bytes": len })
 }
 
@@ -144,7 +148,7 @@ pub(super) fn keep_attachments(
 /// The attachments of an error, for programs: where they are, or what they are.
 pub(super) fn kept_objects(attachments: &[Bytes], kept: &[Option<PathBuf>]) -> Vec<Value> {
     let object = |(index, bytes): (usize, &Bytes)| match kept.get(index) {
-        Some(Some(path)) => saved_as(path, bytes.len()),
+        Some(Some(path)) => saved_as(path, bytes.len() as u64),
         _ => raw(bytes),
     };
     attachments.iter().enumerate().map(object).collect()
@@ -181,9 +185,31 @@ fn and_attachments<'a>(attachments: impl Iterator<Item = &'a Bytes>) -> String {
 
 /// Writes beside the file and renames, so that nobody sees half of it; what is no regular file is written as it is.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    save_as(path, &Content::Bytes(bytes)).map(drop)
+}
+
+/// What a file is to have.
+enum Content<'a> {
+    Bytes(&'a [u8]),
+    /// What the daemon gave open.
+    File(&'a OpenFile),
+}
+
+impl Content<'_> {
+    /// Writes it, and gives the number of bytes.
+    fn write_to(&self, to: &mut File) -> std::io::Result<u64> {
+        match self {
+            Content::Bytes(bytes) => to.write_all(bytes).map(|()| bytes.len() as u64),
+            Content::File(file) => file.copy_to(to),
+        }
+    }
+}
+
+/// The same for any content; gives the number of bytes.
+fn save_as(path: &Path, content: &Content<'_>) -> std::io::Result<u64> {
     let existing = fs::metadata(path);
     if existing.as_ref().is_ok_and(|meta| !meta.is_file()) {
-        return File::options().write(true).open(path)?.write_all(bytes);
+        return content.write_to(&mut File::options().write(true).open(path)?);
     }
     // A link keeps leading there.
     let target = if existing.is_ok() { fs::canonicalize(path)? } else { path.to_owned() };
@@ -193,7 +219,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let file = File::create_new(&part)?;
     let cleanup = part.clone();
     let _guard = on_interrupt(move || drop(fs::remove_file(cleanup)));
-    let written = fill(file, bytes, existing.ok()).and_then(|()| fs::rename(&part, &target));
+    let written = fill(file, content, existing.ok()).and_then(|len| fs::rename(&part, &target).map(|()| len));
     if written.is_err() {
         // The first error is the one to tell.
         drop(fs::remove_file(&part));
@@ -201,11 +227,11 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
-fn fill(mut file: File, bytes: &[u8], replaced: Option<fs::Metadata>) -> std::io::Result<()> {
+fn fill(mut file: File, content: &Content<'_>, replaced: Option<fs::Metadata>) -> std::io::Result<u64> {
     if let Some(replaced) = replaced {
         file.set_permissions(replaced.permissions())?;
     }
-    file.write_all(bytes)
+    content.write_to(&mut file)
 }
 
 /// RFC 4648, section 4.

@@ -53,6 +53,24 @@ fn a_file_of_50_mb_is_copied_byte_for_byte() {
 }
 
 #[test]
+fn a_file_larger_than_any_message_is_saved_as_it_is() {
+    let daemon = Daemon::start();
+    let path = daemon.shared().join("huge");
+    let file = std::fs::File::create(&path).expect("made");
+    file.set_len(100_000_000).expect("sized");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"the end", 99_999_993).expect("written");
+    let argument = format!("path={}", path.display());
+    let ended = daemon.ctl(&["call", "fs.read_file", &argument, "-o", "copy"]).expect(0);
+    assert_eq!(ended.stderr, "100000000 bytes in copy\n");
+    let copy = std::fs::read(daemon.shared().join("copy")).expect("saved");
+    assert!(copy.len() == 100_000_000 && copy.ends_with(b"\0the end"));
+    let object = &daemon.ctl(&["-j", "call", "fs.read_file", &argument, "-o", "copy"]).expect(0).objects()[0];
+    assert_eq!(object["saved"][0]["bytes"], 100_000_000);
+    // Where its bytes are wanted there are too many.
+    daemon.ctl(&["call", "fs.read_file", &argument]).expect(27);
+}
+
+#[test]
 fn attachments_are_saved_beside_the_body() {
     let daemon = Daemon::start();
     let shared = daemon.shared();
