@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::config::ListenAccess;
 #[cfg(feature = "cli")]
 use crate::context::Context;
-use crate::daemon::{Daemon, PolicySource, Running, SetupHook, SourceState};
+use crate::daemon::{Daemon, PolicySource, Running, SetupHook, SourceState, check_processes};
 use crate::error::BuildError;
 use crate::ipc::{InvokeHandler, InvokeResponder, Replied, Runtime, StateManager, Wry};
 use crate::plugin::{Assembled, TauriPlugin};
@@ -270,6 +270,7 @@ impl<N> Builder<Wry, N> {
         if let Some(name) = self.config.plugins.keys().find(|name| !is_there(name)) {
             return Err(BuildError::Commands(format!("[plugins.{name}]: there is no plugin {name}")));
         }
+        check_processes(&self.config.providers)?;
         let dev = self.dev.as_deref().map(dev_options).transpose()?;
         let source = PolicySource {
             own_uid: rustix::process::geteuid().as_raw(),

@@ -23,9 +23,37 @@ pub struct Config {
     pub lanes: Lanes,
     /// Threads and times.
     pub runtime: Runtime,
+    /// `[providers.NAME]`: processes that are started when commands of the plugin NAME are called.
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub providers: std::collections::BTreeMap<String, ProviderProcess>,
     /// `[plugins.NAME]`: what plugins of a program's own are configured with.
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub plugins: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+/// `[providers.NAME]`: a process that provides a plugin, started at the first call of one of its commands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderProcess {
+    /// The program and its arguments; no shell reads them. It finds the daemon by `INVOKED_ADDRESS`.
+    pub command: Vec<String>,
+    /// The user as whom it runs, without supplementary groups; the daemon's own unless it says one, which only root may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// How long it may take to register.
+    #[serde(default = "start_timeout")]
+    pub start_timeout_ms: u64,
+    /// After how long without a call it is stopped; 0 is never.
+    #[serde(default = "idle_timeout")]
+    pub idle_timeout_ms: u64,
+}
+
+const fn start_timeout() -> u64 {
+    10_000
+}
+
+const fn idle_timeout() -> u64 {
+    60_000
 }
 
 /// `[listen]`

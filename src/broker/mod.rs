@@ -4,6 +4,7 @@
 //! broker does no I/O, reads no clock and starts nothing; so a daemon with any number of peers runs in one thread
 //! inside a unit test.
 
+mod activation;
 mod calls;
 mod channels;
 mod decisions;

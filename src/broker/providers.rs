@@ -2,7 +2,7 @@
 //!
 //! A plugin in one major version has one owner. What is registered is parsed, and the policy knows it, before it comes here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,8 @@ pub(super) struct Serving {
     pub(super) given: HashMap<u64, Given>,
     /// Interfaces that it provides.
     registrations: usize,
+    /// Calls that it was given.
+    pub(super) made: u64,
 }
 
 /// A peer wants to provide something.
@@ -291,7 +293,7 @@ impl Broker {
         majors.is_some_and(|majors| majors.values().filter(|served| served.peer == peer).count() > 1)
     }
 
-    fn remove_registration(&mut self, plugin: &str, major: u64) {
+    pub(super) fn remove_registration(&mut self, plugin: &str, major: u64) {
         let Some(majors) = self.providers.served.get_mut(plugin) else { return };
         if let Some(registration) = majors.remove(&major)
             && let Some(state) = self.peers.get_mut(&registration.peer)
@@ -316,6 +318,21 @@ impl Providers {
     /// How many interfaces are provided.
     pub(super) fn len(&self) -> usize {
         self.served.values().map(BTreeMap::len).sum()
+    }
+
+    /// Whether a plugin is provided, in whatever version.
+    pub(super) fn is_provided(&self, plugin: &str) -> bool {
+        self.served.get(plugin).is_some_and(|majors| !majors.is_empty())
+    }
+
+    /// The versions that are provided of a plugin.
+    pub(super) fn majors_of(&self, plugin: &str) -> Vec<u64> {
+        self.served.get(plugin).into_iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    /// Who provides a plugin.
+    pub(super) fn peers_of(&self, plugin: &str) -> BTreeSet<PeerId> {
+        self.served.get(plugin).into_iter().flat_map(BTreeMap::values).map(|of| of.peer).collect()
     }
 
     fn find(&self, plugin: &str, major: u64) -> Option<&Registration> {

@@ -455,6 +455,7 @@ impl Broker {
             OriginStamp { uid: peer.uid, gid: peer.gid, peer: peer.id.0, pid: peer.pid, grant: number };
         let revision = self.policy.revision();
         let state = self.peers.get_mut(&provider)?;
+        state.serving.made += 1;
         if let Some(given) = state.serving.given.get_mut(&number) {
             given.calls += 1;
             state.serving.open += 1;

@@ -10,6 +10,7 @@ mod loopback;
 mod policy_source;
 mod process;
 mod providing;
+mod supervisor;
 #[cfg(feature = "watch")]
 mod watch;
 
@@ -30,6 +31,7 @@ pub use handle::{DaemonHandle, ReloadError, Reloaded};
 pub(crate) use loopback::LoopbackPeer;
 pub(crate) use policy_source::{PolicySource, SourceState};
 pub(crate) use providing::InterfaceBounds;
+pub(crate) use supervisor::check as check_processes;
 
 use crate::app::{AppHandle, Manager};
 use crate::async_runtime::Workers;
@@ -212,8 +214,12 @@ impl Daemon {
         let listener =
             listener.map(AsyncListener::new).transpose().map_err(BuildError::io("watching the socket"))?;
         let admission = Rc::new(Admission::new(Rc::clone(&hub), &self.config));
+        let address = listener.as_ref().map(|listener| listener.listener().address().clone());
         let accepting = listener.map(|listener| tokio::task::spawn_local(accept(listener, admission)));
         let mut attending = attend(&hub, completions);
+        if let Some(address) = &address {
+            supervisor::supervise(&hub, &self.config.providers, address, &mut attending);
+        }
         #[cfg(feature = "watch")]
         if self.config.policy.watch {
             attending.spawn_local(watch::watch(handle.clone(), Arc::clone(&self.source)));

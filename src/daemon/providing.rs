@@ -63,8 +63,11 @@ impl DaemonHandle {
             .ask(move |hub| hub.with_broker_mut(|broker| broker.check_registration(Instant::now(), &check)));
         checked.await.ok_or_else(stopping)??;
         self.make_known(Registered { interface: Arc::clone(&interface), uid }, bounds.known).await?;
-        let registered =
-            self.ask(move |hub| hub.with_broker_mut(|broker| broker.register(Instant::now(), &asked)));
+        let registered = self.ask(move |hub| {
+            let registered = hub.with_broker_mut(|broker| broker.register(Instant::now(), &asked));
+            hub.note_provided();
+            registered
+        });
         registered.await.ok_or_else(stopping)??;
         Ok(interface)
     }

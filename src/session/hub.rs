@@ -17,10 +17,10 @@ use invoked_proto::registry::{Delivery, ErrorCode, Lane};
 use invoked_transport::Attachment;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::Link;
 use super::aside::Aside;
 use super::local::{self, LocalWaiter};
 use super::monitors::Monitors;
+use super::{Activation, Link};
 use crate::authority::{PeerFacts, PeerGrants, PolicySnapshot};
 use crate::broker::{
     AnswerHead, Broker, CallId, FirstOfCall, FirstOfItem, Narrowing, Observed, Output, Served, Swept,
@@ -89,6 +89,7 @@ pub(crate) struct Hub {
     /// Where what was read by `aside` arrives.
     pub(super) fetches: mpsc::Sender<Fetched>,
     pub(super) fetched: RefCell<Option<mpsc::Receiver<Fetched>>>,
+    pub(super) activation: Activation,
 }
 
 /// What was read of a call's message, or why it can't be.
@@ -132,6 +133,7 @@ impl Hub {
             aside: Aside::new(),
             fetches,
             fetched: RefCell::new(Some(fetched)),
+            activation: Activation::default(),
         }
     }
 

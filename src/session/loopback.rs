@@ -404,7 +404,8 @@ fn misuse(error: &MisuseError) -> Fault {
     Fault::refusal(error.wire_code(), error.to_string())
 }
 
-async fn woken(link: &Link) {
+/// Waits until somebody wants the owner of a connection to look at it.
+pub(super) async fn woken(link: &Link) {
     poll_fn(|context| {
         if link.woken.replace(false) {
             return Poll::Ready(());

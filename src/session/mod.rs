@@ -1,5 +1,6 @@
 //! One peer: its socket, its protocol connection and the broker meet here, and nowhere else.
 
+mod activation;
 mod aside;
 mod claim;
 mod hub;
@@ -28,13 +29,16 @@ use invoked_proto::connection::{Connection, Event, Transmit};
 use invoked_proto::error::PeerError;
 use invoked_proto::registry::{Delivery, ErrorCode};
 use invoked_transport::{AsyncStream, Attachment, FdRefusal, Interest};
+use tokio::sync::watch;
 use tokio::time::Sleep;
 
+pub(crate) use activation::{Activation, Gate};
 pub(crate) use claim::ProcessClaim;
 pub(crate) use hub::{Hub, Waits};
 use inbound::Inbound;
 pub(crate) use local::LocalWaiter;
 use look::Looks;
+use loopback::woken;
 pub(crate) use loopback::{Loopback, LoopbackAsk, LoopbackCall};
 pub(crate) use monitors::Watcher;
 pub(crate) use turn::{Turn, Turns};
@@ -158,6 +162,8 @@ pub(crate) struct Session {
     claim: Option<ProcessClaim>,
     /// At the other end is the daemon, not a peer of this one.
     upstream: Option<Rc<Upstream>>,
+    /// A call whose provider is being started; what came after it waits too.
+    held: Option<(Event<Attachment>, watch::Receiver<()>)>,
     looks: Looks,
 }
 
@@ -201,6 +207,7 @@ impl Session {
             handshake: None,
             claim: None,
             upstream: None,
+            held: None,
             looks,
         }
     }
@@ -219,6 +226,10 @@ impl Session {
                     Some(ended) => return ended,
                     None => continue,
                 }
+            }
+            if self.held.is_some() {
+                self.await_start().await;
+                continue;
             }
             if std::mem::take(&mut self.yields) {
                 tokio::task::yield_now().await;
@@ -243,6 +254,24 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+
+    /// Waits until the provider of a held call was started, or can't be, and serves the call then. Answers of earlier calls go out
+    /// meanwhile.
+    async fn await_start(&mut self) {
+        let Some((_, opened)) = &mut self.held else { return };
+        let link = Rc::clone(&self.link);
+        let is_open = tokio::select! {
+            // It fails when the daemon ends.
+            _ = opened.changed() => true,
+            () = woken(&link) => false,
+            () = tokio::time::sleep(CROWDED_PAUSE), if self.unwritten.is_some() => false,
+        };
+        if is_open && let Some((event, _)) = self.held.take() {
+            let now = Instant::now();
+            self.hub.handle_event(now, self.id, event);
+            self.hub.pump(now);
         }
     }
 
@@ -389,6 +418,12 @@ impl Session {
             }
             if matches!(event, Event::Called { .. }) && self.claim.take_if(|claim| !claim.holds()).is_some() {
                 self.hub.forget_process(now, self.id);
+            }
+            if let (Event::Called { call, .. }, None) = (&event, &self.upstream)
+                && let Some(opened) = self.hub.awaited(now, self.id, &call.command)
+            {
+                self.held = Some((event, opened));
+                return;
             }
             match &self.upstream {
                 None => self.hub.handle_event(now, self.id, event),

@@ -9,5 +9,6 @@ mod interrupts;
 mod measure;
 mod monitor;
 mod narrow;
+mod on_demand;
 mod serve;
 mod world;

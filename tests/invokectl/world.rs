@@ -38,7 +38,7 @@ impl Daemon {
         Self::start_in(directory)
     }
 
-    fn start_in(directory: tempfile::TempDir) -> Self {
+    pub(crate) fn start_in(directory: tempfile::TempDir) -> Self {
         std::fs::create_dir(directory.path().join("shared")).expect("a directory");
         let mut child = Command::new(INVOKED)
             .args(["--user", "--dev", "--log", "off", "--address", &address(directory.path())])

@@ -289,7 +289,8 @@ impl Upstream {
     /// The connection is over: whoever called is gone, and no answer comes any more.
     pub(super) fn lost(&self, now: Instant) {
         self.leaving.set(true);
-        let lost = self.link.connection.borrow_mut().abandon();
+        self.link.lose();
+        let lost = self.link.lost.take();
         self.outgoing.borrow_mut().lose(&lost);
         let peers = self.origins.borrow_mut().take_all();
         peers.into_iter().for_each(|peer| self.hub.forget_origin(now, peer));
