@@ -16,7 +16,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write proto/src/registry.rs and the tables of proto/SPEC.md from proto/registry.toml.
+    /// Write the constants of each language and the tables of proto/SPEC.md from proto/registry.toml.
     Registry {
         /// Write nothing; exit 1 and show the difference when a file is not what would be written.
         #[arg(long)]

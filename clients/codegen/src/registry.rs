@@ -1,9 +1,10 @@
 //! `proto/registry.toml`: read it, check it, and write the files made from it.
 //!
 //! Owns the list of generated files and their comparison with what is on disk. What the file may say is in
-//! [`model`], whether it may say it in [`validate`], and what is written in `rust` and `spec`.
+//! [`model`], whether it may say it in [`validate`], and what is written in `rust`, `python` and `spec`.
 
 pub mod model;
+mod python;
 mod rust;
 mod spec;
 pub mod validate;
@@ -17,6 +18,8 @@ use model::Registry;
 pub const SOURCE: &str = "proto/registry.toml";
 /// The generated Rust constants, from the root of the repository.
 pub const RUST: &str = "proto/src/registry.rs";
+/// The generated Python constants, from the root of the repository.
+pub const PYTHON: &str = "clients/python/src/invoked/registry.py";
 /// The document whose tables are generated, from the root of the repository.
 pub const SPEC: &str = "proto/SPEC.md";
 
@@ -118,23 +121,28 @@ pub fn parse(text: &str) -> Result<Registry, Error> {
 
 /// Generates every file made from the registry of the repository at `root`, and writes nothing.
 ///
-/// A missing `registry.rs` counts as an empty one; `SPEC.md` must be there, with its markers.
+/// A missing file of constants counts as an empty one; `SPEC.md` must be there, with its markers.
 ///
 /// # Errors
 ///
 /// [`Error::Io`], [`Error::Syntax`], [`Error::Invalid`] and [`Error::Marker`], as they say.
 pub fn generate(root: &Path) -> Result<Vec<Output>, Error> {
     let registry = parse(&read(root, SOURCE)?)?;
-    let found_rust = match read(root, RUST) {
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => String::new(),
-        other => other?,
-    };
+    let constants = |path, wanted| Ok::<_, Error>(Output { path, wanted, found: read_or_empty(root, path)? });
     let found_spec = read(root, SPEC)?;
     let wanted_spec = spec::fill(&found_spec, &registry)?;
     Ok(vec![
-        Output { path: RUST, wanted: rust::file(&registry), found: found_rust },
+        constants(RUST, rust::file(&registry))?,
+        constants(PYTHON, python::file(&registry))?,
         Output { path: SPEC, wanted: wanted_spec, found: found_spec },
     ])
+}
+
+fn read_or_empty(root: &Path, path: &str) -> Result<String, Error> {
+    match read(root, path) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    }
 }
 
 fn read(root: &Path, path: &str) -> Result<String, Error> {

@@ -13,8 +13,9 @@ fn root() -> PathBuf {
 /// A copy of the files that the generator reads and writes.
 fn copy() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    fs::create_dir_all(dir.path().join("proto/src")).expect("the directory is new and ours");
-    for path in [registry::SOURCE, registry::RUST, registry::SPEC] {
+    for path in [registry::SOURCE, registry::RUST, registry::PYTHON, registry::SPEC] {
+        let parent = Path::new(path).parent().expect("no file is the root");
+        fs::create_dir_all(dir.path().join(parent)).expect("the directory is new and ours");
         fs::copy(root().join(path), dir.path().join(path)).expect("the repository holds the file");
     }
     dir
@@ -61,7 +62,13 @@ fn check_fails_names_the_file_and_writes_nothing_when_a_number_changes() {
     let output = codegen(dir.path(), true);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    for needle in [registry::RUST, registry::SPEC, "+    pub const HANDSHAKE_MAX: usize = 4_097;"] {
+    for needle in [
+        registry::RUST,
+        registry::PYTHON,
+        registry::SPEC,
+        "+    pub const HANDSHAKE_MAX: usize = 4_097;",
+        "+    HANDSHAKE_MAX: Final = 4_097",
+    ] {
         assert!(stderr.contains(needle), "{needle} is not in:\n{stderr}");
     }
     assert_eq!(before, fs::read_to_string(dir.path().join(registry::RUST)).unwrap());
@@ -73,16 +80,20 @@ fn check_fails_names_the_file_and_writes_nothing_when_a_number_changes() {
 #[test]
 fn a_missing_generated_file_is_written_and_prose_around_the_tables_is_kept() {
     let dir = copy();
-    fs::remove_file(dir.path().join(registry::RUST)).unwrap();
+    for path in [registry::RUST, registry::PYTHON] {
+        fs::remove_file(dir.path().join(path)).unwrap();
+    }
     let spec = dir.path().join(registry::SPEC);
     let text = fs::read_to_string(&spec).unwrap();
     fs::write(&spec, format!("{text}\nLast words.\n")).unwrap();
     assert_eq!(codegen(dir.path(), false).status.code(), Some(0));
     assert!(fs::read_to_string(&spec).unwrap().ends_with("\nLast words.\n"));
-    assert_eq!(
-        fs::read_to_string(dir.path().join(registry::RUST)).unwrap(),
-        fs::read_to_string(root().join(registry::RUST)).unwrap()
-    );
+    for path in [registry::RUST, registry::PYTHON] {
+        assert_eq!(
+            fs::read_to_string(dir.path().join(path)).unwrap(),
+            fs::read_to_string(root().join(path)).unwrap()
+        );
+    }
 }
 
 #[test]
