@@ -154,9 +154,10 @@ pub(crate) struct Innocents {
 }
 
 impl Innocents {
-    /// Connects so many; none calls yet.
+    /// Connects so many; none calls yet. They share no memory, of which the daemon would hold a descriptor as long as they live.
     pub(crate) fn connect(count: usize, options: &Options) -> Self {
-        let clients = (0..count).map(|_| Client::connect(options.clone()).unwrap()).collect();
+        let connect = || Client::connect(options.clone().shared_memory(false)).unwrap();
+        let clients = (0..count).map(|_| connect()).collect();
         Innocents { clients, stop: Arc::default(), ledger: Arc::default(), threads: Vec::new() }
     }
 

@@ -151,7 +151,8 @@ impl Inner {
     /// Copies a part into this memory, unless it is there already, or too small, or there is no room that the daemon knows.
     fn moved(&self, bytes: Bytes, left: &mut usize) -> Bytes {
         let len = bytes.len();
-        if len < limits::POOL_FROM || len > *left {
+        // More than a segment has is too large for a message too, which is told where it is sent.
+        if len < limits::POOL_FROM || len > (*left).min(limits::SEGMENT_MAX) {
             return bytes;
         }
         if !self.is_told.load(Ordering::Relaxed) {
@@ -226,6 +227,18 @@ mod tests {
         outgoing.tell(false);
         assert!(!is_moved(&outgoing, message(limits::POOL_FROM)));
         assert!(!is_moved(&Outgoing::new(false), message(limits::POOL_FROM)));
+    }
+
+    #[test]
+    fn no_segment_is_larger_than_the_daemon_takes() {
+        let outgoing = Outgoing::new(true);
+        outgoing.tell(true);
+        for (len, segments) in [(limits::SEGMENT_MAX + 1, 0), (limits::SEGMENT_MAX, 1)] {
+            outgoing.move_parts(&mut message(len));
+            let unknown = outgoing.take_unknown();
+            assert_eq!(unknown.len(), segments, "{len}");
+            assert!(unknown.iter().all(|(_, _, len, _)| *len <= limits::SEGMENT_MAX as u64));
+        }
     }
 
     #[test]
