@@ -311,3 +311,70 @@ fn a_capability_that_is_taken_back_refuses_what_comes_still() {
     let reply = client.call("blocking").raw(bytes(1, 100_000)).send().unwrap();
     assert!(reply.bytes() == bytes(1, 100_000));
 }
+
+/// A file of so many bytes.
+fn file(daemon: &Daemon, seed: usize, len: usize) -> std::fs::File {
+    let path = daemon.directory.path().join(format!("file-{seed}-{len}"));
+    std::fs::write(&path, bytes(seed, len)).unwrap();
+    std::fs::File::open(path).unwrap()
+}
+
+#[test]
+fn a_file_is_read_by_the_daemon_or_by_its_sender_and_gives_the_same_bytes() {
+    use std::io::{Seek, SeekFrom};
+    let daemon = Daemon::start();
+    for (client, sends) in [(daemon.client(), 2), (daemon.plain(), 0)] {
+        let before = stat(&client, "parts_read");
+        for (seed, len) in [(1, 100), (2, (1 << 20) - 1), (3, 1 << 20), (4, 5_000_000)] {
+            let whole = file(&daemon, seed, len);
+            let reply = client.call("blocking").file(&whole).attach("beside").send().unwrap();
+            assert!(reply.bytes() == bytes(seed, len), "{len}");
+            assert_eq!(reply.attachments(), ["beside"]);
+        }
+        assert_eq!(stat(&client, "parts_read"), before + sends, "n - 1 is read here");
+        // From where it stands.
+        let mut rest = file(&daemon, 5, 3_000_000);
+        rest.seek(SeekFrom::Start(1_000_000)).unwrap();
+        let reply = client.call("on_workers").file(&rest).send().unwrap();
+        assert!(reply.bytes() == &bytes(5, 3_000_000)[1_000_000..]);
+        // Larger than any message, and what is no file.
+        let huge = file(&daemon, 6, 0);
+        let path = daemon.directory.path().join("file-6-0");
+        std::fs::File::options().write(true).open(path).unwrap().set_len(1 << 30).unwrap();
+        assert!(client.call("blocking").file(&huge).send().is_err());
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, b"no file").unwrap();
+        drop(writer);
+        let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(reader));
+        assert_eq!(client.call("blocking").file(&pipe).send().unwrap().bytes(), b"no file");
+        assert_eq!(
+            client.call("blocking").file(&pipe).raw("x").send().unwrap_err().code(),
+            Some(ErrorCode::InvalidArgument)
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for shares in [true, false] {
+            let client = Client::connect(daemon.options().shared_memory(shares)).await.unwrap();
+            let whole = file(&daemon, 7, 2_000_000);
+            let calls = (0..3).map(|_| client.call("blocking").file(&whole).send());
+            for call in calls.collect::<Vec<_>>() {
+                assert!(call.await.unwrap().bytes() == bytes(7, 2_000_000));
+            }
+        }
+    });
+    let witness = daemon.plain();
+    while stat(&witness, "received_fds") > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_file_is_read_here_where_the_policy_takes_none() {
+    let daemon = Daemon::start_with(|_| {}, "lanes = ['pool']");
+    let client = daemon.client();
+    for seed in 0..3 {
+        let reply = client.call("blocking").file(&file(&daemon, seed, 2_000_000)).send().unwrap();
+        assert!(reply.bytes() == bytes(seed, 2_000_000));
+    }
+}

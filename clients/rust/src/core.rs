@@ -35,7 +35,7 @@ use outlet::Outlet;
 use sending::Sending;
 
 use crate::error::Error;
-use crate::file::OpenFile;
+use crate::file::{FileBody, OpenFile};
 use crate::outgoing::Outgoing;
 use crate::reply::Reply;
 
@@ -112,7 +112,7 @@ pub(crate) struct Core<A, W> {
     outlets: HashMap<ChannelKey, Outlet<W>>,
     segments: Segments,
     files: Files<A>,
-    sending: Sending,
+    sending: Sending<W>,
     /// Calls opened since the socket last took a byte: no byte of them can have reached the daemon.
     untouched: Vec<StreamId>,
     woken: VecDeque<W>,
@@ -241,19 +241,24 @@ impl<A, W> Core<A, W> {
     ///
     /// # Errors
     /// What is wrong with the call, or with the connection; nothing was sent then.
-    pub(crate) fn call(&mut self, request: Request) -> Result<StreamId, Error> {
+    pub(crate) fn call(&mut self, request: Request, file: Option<FileBody>) -> Result<StreamId, Error> {
         if let Some(loss) = self.closed() {
             return Err(Error::lost(loss, Delivery::NotDelivered));
         }
         let declared =
             Declared { channels: request.channels.clone(), extensions: request.extensions.clone() };
-        let placement = self.place(&request.message);
+        let mut placement = self.place(&request.message);
+        if let Some(file) = file {
+            self.place_file(&mut placement, &file)?;
+        }
+        let sent_files = usize::from(placement.has_file());
         let stream = self.connection.call_placed(request, placement).map_err(|error| match error {
             MisuseError::NotOpen | MisuseError::Exhausted => {
                 Error::lost(&Loss::Draining(error.to_string()), Delivery::NotDelivered)
             }
             error => Error::misuse(error),
         })?;
+        self.note_files(sent_files);
         self.untouched.push(stream);
         self.calls.insert(stream, Pending { waiter: None, progress: Progress::Waiting, deadline: None });
         self.open_inboxes(stream, &declared);
@@ -462,6 +467,7 @@ impl<A, W> Core<A, W> {
             self.end_lost(stream, &loss, Delivery::Delivered);
         }
         self.untouched.clear();
+        self.stop_asking();
         self.end_inboxes(None, || Error::lost(&loss, Delivery::Delivered));
         self.stop_outlets(None, || Error::lost(&loss, Delivery::Delivered));
         self.loss = Some(loss);

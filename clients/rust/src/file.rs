@@ -1,9 +1,14 @@
-//! Results that are open files.
+//! Results and bodies that are open files.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+
+use bytes::Bytes;
+use invoked_proto::registry::limits;
+
+use crate::error::Error;
 
 /// How much [`OpenFile::copy_to`] reads at once.
 const COPY: usize = 256 * 1024;
@@ -104,6 +109,59 @@ impl OpenFile {
     #[must_use]
     pub fn as_file(&self) -> &File {
         &self.file
+    }
+}
+
+/// An open regular file on its way to the daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct FileBody(OpenFile);
+
+impl FileBody {
+    /// What is left of a large regular file; the bytes themselves of any other.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub(crate) fn of(file: &File) -> io::Result<Result<Self, Bytes>> {
+        let metadata = file.metadata()?;
+        if metadata.is_file() {
+            let offset = (&*file).stream_position()?;
+            let len = metadata.len().saturating_sub(offset);
+            if len >= limits::FILE_FROM as u64 {
+                let part = OpenFile { file: Arc::new(file.try_clone()?), offset, len };
+                return Ok(Ok(FileBody(part)));
+            }
+        }
+        let mut bytes = Vec::new();
+        // One more than allowed is refused when it is sent.
+        file.take(limits::MAX_MESSAGE as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(Err(bytes.into()))
+    }
+
+    /// The file, and which of its bytes are meant.
+    pub(crate) fn part(&self) -> &OpenFile {
+        &self.0
+    }
+
+    /// Reads it after all.
+    ///
+    /// # Errors
+    /// If it can't be read, or is larger than any message.
+    pub(crate) fn read(&self) -> Result<Bytes, Error> {
+        if self.0.len > limits::MAX_MESSAGE as u64 {
+            let max = limits::MAX_MESSAGE;
+            return Err(Error::argument(format!(
+                "the file has {} bytes, and a message {max} at most",
+                self.0.len
+            )));
+        }
+        self.0.read_all().map(Bytes::from).map_err(|error| Error::bad_file(&error))
+    }
+}
+
+impl Error {
+    /// A file that was to be sent can't be read.
+    pub(crate) fn bad_file(error: &io::Error) -> Self {
+        Error::argument(format!("the file can't be read: {error}"))
     }
 }
 

@@ -210,7 +210,9 @@ impl Options {
         let handshake = u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX);
         // A day is as good as no limit, and far from what would overflow a clock.
         let handshake_timeout_ms = handshake.min(86_400_000);
-        let lanes = self.lanes().fold(0, |all, (_, features)| all | features);
+        let received = self.lanes().fold(0, |all, (_, features)| all | features);
+        // Files may be sent by whoever may send descriptors at all.
+        let lanes = if received == 0 { 0 } else { received | features::FILE };
         Settings { features: features::CHANNELS | lanes, handshake_timeout_ms, ..Settings::default() }
     }
 }

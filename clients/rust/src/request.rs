@@ -3,6 +3,7 @@
 //! One builder for both clients; it gathers, and notes the first mistake, so that a chain of calls needs one `?`, at its
 //! end. It sends nothing itself.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 use crate::channel::{Declared, Slot};
 use crate::error::Error;
+use crate::file::FileBody;
 
 /// `deadline_us` of a call that has none (SPEC.md, "Cancel and deadlines").
 const NO_DEADLINE_US: u64 = u64::MAX;
@@ -60,6 +62,7 @@ struct Draft {
     flags: u16,
     content: Content,
     attachments: Vec<Bytes>,
+    file: Option<FileBody>,
     mistake: Option<Error>,
 }
 
@@ -82,6 +85,8 @@ enum Content {
 #[derive(Debug, Clone)]
 pub(crate) struct Prepared {
     request: Request,
+    /// In place of the body, which is raw and empty.
+    file: Option<FileBody>,
     /// When the caller gives up; `None` is never.
     pub(crate) deadline: Option<Instant>,
 }
@@ -103,6 +108,7 @@ impl<'c, C: Caller> Call<'c, C> {
             flags: 0,
             content: Content::Nothing,
             attachments: Vec::new(),
+            file: None,
             mistake: None,
         };
         Call { client, draft, channels: Vec::new(), overflows: Vec::new() }
@@ -167,6 +173,27 @@ impl<'c, C: Caller> Call<'c, C> {
     /// Sets the body to raw bytes. They are not copied.
     pub fn raw(mut self, bytes: impl Into<Bytes>) -> Self {
         self.draft.whole(Body::Raw(bytes.into()));
+        self
+    }
+
+    /// Sets the body to what is left of a regular file, from where it stands to its end, as raw bytes. A large one is given to the
+    /// daemon open, if it takes files from this client, and read by it; else it is read here, when the call is sent. It must not
+    /// change meanwhile: what became shorter ends the call with `attachment_refused`. What is no regular file is read here.
+    ///
+    /// ```no_run
+    /// # let client = invoked_client::blocking::Client::connect(Default::default())?;
+    /// client.call("photos.import").file(&std::fs::File::open("/srv/in.jpg")?).send()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn file(mut self, file: &File) -> Self {
+        match FileBody::of(file) {
+            Ok(Ok(body)) => {
+                self.draft.whole(Body::Raw(Bytes::new()));
+                self.draft.file = Some(body);
+            }
+            Ok(Err(bytes)) => self.draft.whole(Body::Raw(bytes)),
+            Err(error) => self.draft.note(Error::bad_file(&error)),
+        }
         self
     }
 
@@ -258,7 +285,7 @@ impl<'c, C: Caller> Call<'c, C> {
         };
         // A moment past what the clock can express is as good as never.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok((Prepared { request, deadline }, channels))
+        Ok((Prepared { request, file: draft.file, deadline }, channels))
     }
 }
 
@@ -277,6 +304,22 @@ impl Prepared {
         error.is_loss() && (self.is_idempotent() || error.delivery() == Delivery::NotDelivered)
     }
 
+    /// Whether its body is an open file.
+    pub(crate) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Reads the file after all, where the daemon takes none.
+    ///
+    /// # Errors
+    /// If it can't be read, or is larger than any message.
+    pub(crate) fn read_file(&mut self) -> Result<(), Error> {
+        if let Some(file) = self.file.take() {
+            self.request.message.body = Body::Raw(file.read()?);
+        }
+        Ok(())
+    }
+
     /// What it sends.
     pub(crate) fn message_mut(&mut self) -> &mut Message {
         &mut self.request.message
@@ -288,13 +331,13 @@ impl Prepared {
     }
 
     /// What goes on the wire at `now`: the deadline there is the time that is left.
-    pub(crate) fn into_request(mut self, now: Instant) -> Request {
+    pub(crate) fn into_request(mut self, now: Instant) -> (Request, Option<FileBody>) {
         let left = self.deadline.map_or(NO_DEADLINE_US, |deadline| {
             let left = deadline.saturating_duration_since(now).as_micros();
             u64::try_from(left).unwrap_or(NO_DEADLINE_US).min(NO_DEADLINE_US - 1)
         });
         self.request.deadline_us = Some(left);
-        self.request
+        (self.request, self.file)
     }
 }
 
@@ -388,7 +431,7 @@ mod tests {
     fn the_deadline_on_the_wire_is_what_is_left() {
         let now = Instant::now();
         let left = |call: Call<'_, ()>, default, at: Instant| {
-            call.prepare(default).expect("well built").0.into_request(at).deadline_us
+            call.prepare(default).expect("well built").0.into_request(at).0.deadline_us
         };
         assert_eq!(left(call().no_timeout(), Some(Duration::from_secs(1)), now), Some(u64::MAX));
         assert_eq!(left(call(), None, now), Some(u64::MAX));

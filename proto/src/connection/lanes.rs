@@ -65,6 +65,12 @@ impl<A> Placement<A> {
         self.parts.push(Placed { part, len, place: Place::Sealed { fd } });
     }
 
+    /// Whether a descriptor is sent with it.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        !self.fds.is_empty()
+    }
+
     /// How many bytes each part has that was put into a segment.
     pub fn in_segments(&self) -> impl Iterator<Item = u64> {
         let is_pooled = |placed: &&Placed| matches!(placed.place, Place::Pool { .. });

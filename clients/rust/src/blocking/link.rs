@@ -139,6 +139,9 @@ impl Link {
         channels: Channels<Link>,
     ) -> Result<StreamId, Error> {
         let deadline = call.deadline;
+        if call.has_file() && !self.sends_files(deadline) {
+            call.read_file()?;
+        }
         self.outgoing.move_parts(call.message_mut());
         let mut call = Some(call);
         let opened = self.wait(deadline, Wants::Slot, |state| self.open(state, &mut call));
@@ -150,6 +153,18 @@ impl Link {
             }
         }
         Ok(stream)
+    }
+
+    /// Whether the daemon takes files from this client; false if it does not say so in time.
+    fn sends_files(&self, deadline: Option<Instant>) -> bool {
+        let told = self.wait(deadline, Wants::End, |state| {
+            let told = state.core.poll_files(thread::current);
+            if told.is_none() && !state.writing {
+                self.flush(state);
+            }
+            told
+        });
+        told.unwrap_or(false)
     }
 
     /// Waits for the end of a call.
@@ -166,7 +181,8 @@ impl Link {
         if call.is_late(now) {
             return Some(Err(Error::deadline(Delivery::NotDelivered)));
         }
-        let opened = state.core.call(call.into_request(now));
+        let (request, file) = call.into_request(now);
+        let opened = state.core.call(request, file);
         self.flush(state);
         Some(opened)
     }

@@ -130,9 +130,12 @@ impl Link {
     /// Sends a call.
     pub(super) async fn start(
         self: &Arc<Self>,
-        call: Prepared,
+        mut call: Prepared,
         channels: Channels<Link>,
     ) -> Result<Flight, Error> {
+        if call.has_file() && !self.shared.sends_files().await {
+            call = read_elsewhere(call).await?;
+        }
         let permit = self.shared.slot(call.deadline).await?;
         let stream = self.shared.open(call)?;
         if let Some(permit) = permit {
@@ -182,6 +185,12 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+/// Reads the file of a call where that may take its time.
+async fn read_elsewhere(mut call: Prepared) -> Result<Prepared, Error> {
+    let reading = tokio::task::spawn_blocking(move || call.read_file().map(|()| call));
+    reading.await.unwrap_or_else(|error| Err(Error::bad_file(&io::Error::other(error))))
 }
 
 /// Calls that have to be alone, one after the other, before one is taken to be alone again.
@@ -291,6 +300,15 @@ impl Shared {
         }
     }
 
+    /// Whether the daemon takes files from this client.
+    async fn sends_files(&self) -> bool {
+        poll_fn(|context| {
+            let told = self.update(|state| state.core.poll_files(|| context.waker().clone()));
+            told.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
     fn open(&self, mut call: Prepared) -> Result<StreamId, Error> {
         self.outgoing.move_parts(call.message_mut());
         let (now, deadline) = (Instant::now(), call.deadline);
@@ -299,7 +317,8 @@ impl Shared {
         }
         let alone = self.calls_alone();
         self.update(|state| {
-            let stream = state.core.call(call.into_request(now))?;
+            let (request, file) = call.into_request(now);
+            let stream = state.core.call(request, file)?;
             if let Some(deadline) = deadline {
                 state.core.end_at(stream, deadline);
             }

@@ -1,6 +1,7 @@
 //! What is sent on other lanes than the frames: the daemon is asked for them, told of memory, and tells what it has.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use invoked_proto::body::Message;
@@ -9,6 +10,8 @@ use invoked_proto::metadata::Segment;
 use invoked_proto::registry::Lane;
 
 use super::Core;
+use crate::error::Error;
+use crate::file::FileBody;
 use crate::outgoing::Outgoing;
 
 /// How long memory that is not used is kept, at least; at most twice as long, and as long as nothing is read.
@@ -17,9 +20,20 @@ const TRIM_AFTER: Duration = Duration::from_secs(30);
 /// How long to wait before asking a daemon again that has no room for more memory.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
+/// Whether the daemon was asked if it takes files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FilesAsked {
+    No,
+    Asked,
+    Answered,
+}
+
 /// The sending side of one connection's lanes.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(super) struct Sending<W> {
+    files: FilesAsked,
+    /// Whoever waits for the answer.
+    waiters: Vec<W>,
     pub(super) outgoing: Outgoing,
     /// When the daemon may be asked; `None` while it was and has not answered, or has said yes.
     may_ask: Option<Instant>,
@@ -30,9 +44,17 @@ pub(super) struct Sending {
     now: Instant,
 }
 
-impl Sending {
+impl<W> Sending<W> {
     pub(super) fn new(outgoing: Outgoing, now: Instant) -> Self {
-        Sending { outgoing, may_ask: Some(now), unconfirmed: VecDeque::new(), trimmed: now, now }
+        Sending {
+            files: FilesAsked::No,
+            waiters: Vec::new(),
+            outgoing,
+            may_ask: Some(now),
+            unconfirmed: VecDeque::new(),
+            trimmed: now,
+            now,
+        }
     }
 }
 
@@ -52,6 +74,45 @@ impl<A, W> Core<A, W> {
             }
         }
         placement
+    }
+
+    /// Puts an open file in the place of the body.
+    pub(super) fn place_file(&self, placement: &mut Placement<A>, file: &FileBody) -> Result<(), Error> {
+        let part = file.part();
+        let sent = part.as_file().try_clone().map_err(|error| Error::bad_file(&error))?;
+        let sent = (self.files.own)(OwnedFd::from(sent).into());
+        placement.in_file(part.offset(), part.len(), sent);
+        Ok(())
+    }
+
+    /// Notes files that were sent with a call.
+    pub(super) fn note_files(&mut self, files: usize) {
+        self.sending.unconfirmed.extend(std::iter::repeat_n(None, files));
+    }
+
+    /// Whether the daemon takes files from this client; `None` until it has said so, of which `waiter` is told. It is asked once
+    /// a connection.
+    pub(crate) fn poll_files(&mut self, waiter: impl FnOnce() -> W) -> Option<bool> {
+        if self.connection.may_send(Lane::File) {
+            return Some(true);
+        }
+        if self.closed().is_some() || self.sending.files == FilesAsked::Answered {
+            return Some(false);
+        }
+        if self.sending.files == FilesAsked::No {
+            if self.connection.ask_for_lanes(LaneSet::of([Lane::File])).is_err() {
+                return Some(false);
+            }
+            self.sending.files = FilesAsked::Asked;
+        }
+        self.sending.waiters.push(waiter());
+        None
+    }
+
+    /// The connection is lost: nobody waits for an answer.
+    pub(super) fn stop_asking(&mut self) {
+        self.sending.files = FilesAsked::Answered;
+        self.woken.extend(self.sending.waiters.drain(..));
     }
 
     /// Says, before anything else is written, what the daemon is to know of memory.
@@ -74,6 +135,9 @@ impl<A, W> Core<A, W> {
 
     /// The daemon said which lanes it takes.
     pub(super) fn hear_lanes(&mut self, lanes: LaneSet) {
+        if self.sending.files == FilesAsked::Asked {
+            self.stop_asking();
+        }
         let takes = lanes.contains(Lane::Pool);
         self.sending.outgoing.tell(takes);
         self.sending.may_ask = if takes { None } else { self.sending.now.checked_add(ASK_AGAIN) };

@@ -87,7 +87,7 @@ impl World {
     fn call(&mut self, body: impl Into<Body>) -> StreamId {
         let request =
             Request { command: "x.y".into(), message: Message::from(body.into()), ..Request::default() };
-        self.core.call(request).expect("open")
+        self.core.call(request, None).expect("open")
     }
 
     fn reply(&mut self, stream: StreamId, body: Body) {
@@ -245,7 +245,8 @@ fn a_loss_ends_each_call_with_its_own_verdict() {
     assert_eq!(world.verdict(sent), (UNAVAILABLE, Delivery::Delivered));
     assert_eq!(world.verdict(unsent), (UNAVAILABLE, Delivery::NotDelivered));
     assert_eq!(world.woken().len(), 3);
-    let late = world.core.call(Request { command: "x.y".into(), ..Request::default() }).expect_err("lost");
+    let late =
+        world.core.call(Request { command: "x.y".into(), ..Request::default() }, None).expect_err("lost");
     assert_eq!((late.code(), late.delivery()), (UNAVAILABLE, Delivery::NotDelivered));
 }
 
@@ -290,7 +291,7 @@ fn a_draining_daemon_finishes_what_it_took() {
     world.reach_client();
     assert_eq!(world.verdict(crossing), (UNAVAILABLE, Delivery::NotDelivered));
     let refused =
-        world.core.call(Request { command: "x.y".into(), ..Request::default() }).expect_err("draining");
+        world.core.call(Request { command: "x.y".into(), ..Request::default() }, None).expect_err("draining");
     assert_eq!((refused.code(), refused.delivery()), (UNAVAILABLE, Delivery::NotDelivered));
     assert!(refused.to_string().contains("shutting down"), "{refused}");
     world.reply(taken, raw(9));
@@ -386,7 +387,7 @@ fn the_daemon_s_limit_of_open_calls_is_kept() {
     let mut world = World::open_with(Settings::default(), Settings::default(), &none);
     assert!(!world.core.must_wait(), "nothing could ever end the wait");
     let error =
-        world.core.call(Request { command: "x.y".into(), ..Request::default() }).expect_err("no slot");
+        world.core.call(Request { command: "x.y".into(), ..Request::default() }, None).expect_err("no slot");
     assert_eq!(error.code(), Some(ErrorCode::ResourceExhausted));
 }
 

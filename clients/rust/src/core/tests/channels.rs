@@ -18,7 +18,7 @@ fn called() -> (World, u64) {
     let channel = |index, direction, credit| ChannelDeclaration { index, direction, credit };
     let channels = vec![channel(1, Direction::Down, 1000), channel(2, Direction::Up, 0)];
     let request = Request { command: "x.y".into(), channels, ..Request::default() };
-    let stream = world.core.call(request).expect("open");
+    let stream = world.core.call(request, None).expect("open");
     world.reach_daemon();
     assert!(matches!(world.daemon.poll_event(), Some(Event::Called { .. })));
     (world, stream)
@@ -125,7 +125,7 @@ fn a_withdrawn_call_ends_its_channels() {
     let channels = vec![ChannelDeclaration { index: 1, direction: Direction::Down, credit: 9 }];
     let request =
         Request { command: "x.y".into(), channels, message: Body::None.into(), ..Request::default() };
-    let stream = world.core.call(request).expect("open");
+    let stream = world.core.call(request, None).expect("open");
     assert_eq!(next(&mut world, stream), None);
     assert_eq!(world.core.cancel(stream), Delivery::NotDelivered);
     assert_eq!(world.woken(), [1]);
@@ -138,7 +138,7 @@ fn subscribed(overflow: Overflow) -> (World, u64) {
     let channels = vec![ChannelDeclaration { index: 1, direction: Direction::Down, credit: 1000 }];
     let mut request = Request { command: "x.y".into(), channels, ..Request::default() };
     request.extensions.set_overflows([(1, overflow)]);
-    let stream = world.core.call(request).expect("open");
+    let stream = world.core.call(request, None).expect("open");
     world.reach_daemon();
     (world, stream)
 }
