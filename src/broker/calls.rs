@@ -282,38 +282,6 @@ impl Broker {
         }
     }
 
-    /// More bytes of a call's message came.
-    pub(crate) fn handle_continuation(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        stream: u64,
-        fragment: &[u8],
-        more: More,
-    ) {
-        if self.is_waiting(peer) {
-            let fragment = Bytes::copy_from_slice(fragment);
-            return self.hold_early(peer, Early::Continuation { stream, fragment, more });
-        }
-        let Some(&id) = self.peers.get(&peer).and_then(|state| state.calls.get(&stream)) else { return };
-        if self.revoke_if_gone(now, id) {
-            return;
-        }
-        let Some(call) = self.calls.find_mut(id) else { return };
-        let Phase::Receiving(receiving) = &mut call.phase else { return };
-        if receiving.assembly.push(fragment).is_err() {
-            // The connection checks lengths before it gives an event; this is a second lock on the same door.
-            return self.end(
-                now,
-                id,
-                Ending::framework(ErrorCode::Protocol, "message too long", Delivery::NotDelivered),
-            );
-        }
-        if more == More::Whole {
-            self.dispatch_whole(now, id);
-        }
-    }
-
     /// The caller no longer wants its call.
     pub(crate) fn handle_cancel(&mut self, now: Instant, peer: PeerId, stream: u64) {
         if self.is_waiting(peer) {
@@ -474,19 +442,6 @@ impl Broker {
         let (code, message) = state.refusal(&self.policy, name);
         let decision = self.deny(now, peer, name, None);
         Err(Ending::denied(code, &message, decision))
-    }
-
-    fn receive(&mut self, id: CallId, mut admitted: Admitted, assembly: Assembly, outside: Option<Outside>) {
-        admitted.headers = detached(&admitted.headers);
-        let Some(call) = self.calls.find_mut(id) else { return };
-        if let Some(at) = call.deadline {
-            self.deadlines.insert((at, id));
-        }
-        call.phase = Phase::Receiving(Receiving::new(assembly, admitted, outside.is_some()));
-        let peer = call.peer;
-        if let Some(outside) = outside {
-            self.fetch(id, peer, outside);
-        }
     }
 
     fn dispatch(&mut self, now: Instant, id: CallId, admitted: Admitted, assembly: Assembly) {

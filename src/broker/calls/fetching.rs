@@ -1,12 +1,14 @@
-//! Parts of a call that are elsewhere than in the frames: read by others, and then part of its message.
+//! The message of a call, until it is whole: fragments that come, and parts that are elsewhere than in the frames, which others
+//! read.
 
 use std::time::Instant;
 
 use bytes::Bytes;
-use invoked_proto::connection::LaneSet;
+use invoked_proto::connection::{LaneSet, More};
 use invoked_proto::registry::{Delivery, ErrorCode, Lane};
 
-use super::{Admitted, Assembly, Ending, Phase, Receiving};
+use super::{Admitted, Assembly, Ending, Phase, Receiving, detached};
+use crate::broker::narrowing::Early;
 use crate::broker::output::Output;
 use crate::broker::{Broker, CallId, PeerState};
 use crate::ipc::{CallError, Fault, Outside, PeerId};
@@ -44,8 +46,60 @@ impl PeerState {
 }
 
 impl Broker {
+    /// More bytes of a call's message came.
+    pub(crate) fn handle_continuation(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        stream: u64,
+        fragment: &[u8],
+        more: More,
+    ) {
+        if self.is_waiting(peer) {
+            let fragment = Bytes::copy_from_slice(fragment);
+            return self.hold_early(peer, Early::Continuation { stream, fragment, more });
+        }
+        let Some(&id) = self.peers.get(&peer).and_then(|state| state.calls.get(&stream)) else { return };
+        if self.revoke_if_gone(now, id) {
+            return;
+        }
+        let Some(call) = self.calls.find_mut(id) else { return };
+        let Phase::Receiving(receiving) = &mut call.phase else { return };
+        if receiving.assembly.push(fragment).is_err() {
+            // The connection checks lengths before it gives an event; this is a second lock on the same door.
+            return self.end(
+                now,
+                id,
+                Ending::framework(ErrorCode::Protocol, "message too long", Delivery::NotDelivered),
+            );
+        }
+        if more == More::Whole {
+            self.dispatch_whole(now, id);
+        }
+    }
+
+    /// Keeps a call of whose message something is missing.
+    pub(super) fn receive(
+        &mut self,
+        id: CallId,
+        mut admitted: Admitted,
+        assembly: Assembly,
+        outside: Option<Outside>,
+    ) {
+        admitted.headers = detached(&admitted.headers);
+        let Some(call) = self.calls.find_mut(id) else { return };
+        if let Some(at) = call.deadline {
+            self.deadlines.insert((at, id));
+        }
+        call.phase = Phase::Receiving(Receiving::new(assembly, admitted, outside.is_some()));
+        let peer = call.peer;
+        if let Some(outside) = outside {
+            self.fetch(id, peer, outside);
+        }
+    }
+
     /// Has what is elsewhere of a call's message read.
-    pub(super) fn fetch(&mut self, call: CallId, peer: PeerId, outside: Outside) {
+    fn fetch(&mut self, call: CallId, peer: PeerId, outside: Outside) {
         let Some(uid) = self.peers.get(&peer).map(|state| state.peer.uid) else { return };
         self.outputs.push_back(Output::Fetch { call, uid, outside });
     }
