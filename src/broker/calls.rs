@@ -29,12 +29,7 @@ use super::sweep::Epoch;
 use super::{Broker, PeerState, Standing};
 use crate::authority::{Grant, Verdict};
 use crate::commands::RegisteredCommand;
-use crate::ipc::{
-    CallError, DeclaredChannels, Execution, Fault, Outcome, Outside, PeerId, Response, WireCall,
-};
-
-/// Largest request that an inline command runs in place for, in bytes: parsing it costs less than a hop to the pool.
-const INLINE_MAX: usize = 16 * 1024;
+use crate::ipc::{CallError, DeclaredChannels, Fault, Outcome, Outside, PeerId, Response, WireCall};
 
 /// A call that holds a slot.
 #[derive(Debug)]
@@ -463,7 +458,7 @@ impl Broker {
         let Some(call) = self.calls.find_mut(id) else { return };
         let Some((caller, stream)) = call.caller else { return };
         let Some(state) = self.peers.get(&caller) else { return };
-        let place = place(&command, message.len());
+        let place = Place::of(&command, message.len());
         // What outlives this wake-up must not keep the loop's read buffer for a few bytes.
         let (message, headers) = if place == Place::Inline {
             (message, headers)
@@ -649,13 +644,4 @@ impl Broker {
 /// Headers that keep no read buffer alive.
 pub(super) fn detached(headers: &[HeaderField]) -> Vec<HeaderField> {
     headers.iter().map(|(key, value)| (key.detach(), value.detach())).collect()
-}
-
-fn place(command: &RegisteredCommand, len: usize) -> Place {
-    match command.execution() {
-        Execution::Inline(_) if len <= INLINE_MAX && !command.is_demoted() => Place::Inline,
-        Execution::InlineAsync(_) if len <= INLINE_MAX && !command.is_demoted() => Place::InlineAsync,
-        Execution::Inline(_) | Execution::Blocking(_) | Execution::Deferred(_) => Place::Pool,
-        Execution::Async(_) | Execution::InlineAsync(_) => Place::Workers,
-    }
 }

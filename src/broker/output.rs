@@ -17,7 +17,7 @@ use super::routes::{CancelRouted, Forward};
 use super::slots::CallId;
 use crate::authority::PeerLimits;
 use crate::commands::RegisteredCommand;
-use crate::ipc::{FileBody, Outside, Peer, PeerId, Pipe, PipeId, WireCall};
+use crate::ipc::{Execution, FileBody, Outside, Peer, PeerId, Pipe, PipeId, WireCall};
 
 /// What the connection of a peer is held to whose capabilities say `limits`, where `own` are the daemon's settings.
 pub(crate) fn held_to(own: Settings, limits: &PeerLimits) -> Settings {
@@ -244,6 +244,21 @@ pub(crate) enum Place {
     Workers,
     /// In another process.
     Provider,
+}
+
+/// Largest request that an inline command runs in place for, in bytes: parsing it costs less than a hop to the pool.
+const INLINE_MAX: usize = 16 * 1024;
+
+impl Place {
+    /// Where a command runs with a request of so many bytes.
+    pub(super) fn of(command: &RegisteredCommand, len: usize) -> Self {
+        match command.execution() {
+            Execution::Inline(_) if len <= INLINE_MAX && !command.is_demoted() => Place::Inline,
+            Execution::InlineAsync(_) if len <= INLINE_MAX && !command.is_demoted() => Place::InlineAsync,
+            Execution::Inline(_) | Execution::Blocking(_) | Execution::Deferred(_) => Place::Pool,
+            Execution::Async(_) | Execution::InlineAsync(_) => Place::Workers,
+        }
+    }
 }
 
 /// Something that happened to a call. Bodies are not shown.
