@@ -67,6 +67,8 @@ struct Queued {
     lagged: u64,
     /// What it takes of the credit, and is charged.
     cost: u64,
+    /// What of that its sender was given before the receiver could.
+    advanced: u64,
 }
 
 /// How a channel ended at its sender.
@@ -94,7 +96,7 @@ struct PassedCredit {
     outstanding: u64,
     /// Given by the receiver and not passed on yet.
     withheld: u64,
-    /// Given to the sender before the receiver did.
+    /// What the receiver will give for items that it was sent, and their sender was given before.
     advanced: u64,
 }
 
@@ -111,15 +113,16 @@ impl PassedCredit {
         self.withheld = self.withheld.saturating_add(bytes - known);
     }
 
-    /// The sender was given credit for an item that is larger than its window.
+    /// The sender was given credit for an item that is larger than its window, and on its way.
     fn advance(&mut self, bytes: u64) {
-        self.advanced = self.advanced.saturating_add(bytes);
         self.outstanding = self.outstanding.saturating_add(bytes);
     }
 
-    /// Items left the queue.
-    fn left(&mut self, cost: u64) {
+    /// Items left the queue, for which so much had been advanced. Only from here on the receiver can give credit for them: what
+    /// it gives before is for others, and their sender needs it.
+    fn left(&mut self, cost: u64, advanced: u64) {
         self.outstanding = self.outstanding.saturating_sub(cost);
+        self.advanced = self.advanced.saturating_add(advanced);
     }
 
     /// What is to be passed on now.
@@ -285,6 +288,10 @@ impl Broker {
             self.relays.open.get(&id).and_then(Relay::sender).and_then(|(peer, _)| self.peers.get(&peer));
         let refused = refusal(sender, outside.as_ref());
         let Some(relay) = self.relays.open.get_mut(&id) else { return };
+        if relay.end.is_some() {
+            // It was ended here, as an item before this one was refused: nothing may follow that.
+            return;
+        }
         if let Some(fault) = refused {
             return self.cut_relay(id, fault.code, fault.message);
         }
@@ -292,14 +299,16 @@ impl Broker {
             let text = "too many bytes of its sender's messages are held".to_owned();
             return self.cut_relay(id, ErrorCode::ResourceExhausted, text);
         }
+        let least = limits::ITEM_COST_MIN as u64;
+        // The connection has given it back already where the item is larger than what is left of the window.
+        let given = if credit == 0 { payload.len() as u64 + least.saturating_sub(in_frames) } else { 0 };
         // What is in segments took nothing of its sender's credit, and what the receiver gives for it is kept.
-        relay.credit.advance(cost - in_frames.clamp(limits::ITEM_COST_MIN as u64, cost));
-        if credit == 0 {
-            relay.credit.advance(payload.len() as u64);
-        }
+        let advanced = given + (cost - in_frames.clamp(least, cost));
+        relay.credit.advance(advanced);
         // The connection checks lengths before it gives an event; this is a second lock on the same door.
         if let Ok(assembly) = Assembly::begin(parts, payload) {
-            relay.growing = Some((assembly, Queued { message: Message::default(), lagged, cost }));
+            let item = Queued { message: Message::default(), lagged, cost, advanced };
+            relay.growing = Some((assembly, item));
             match outside {
                 // Nothing else of the channel is handled before it is read.
                 Some(Ok(outside)) => {
@@ -338,13 +347,12 @@ impl Broker {
     /// More bytes of an item came.
     pub(super) fn relay_continuation(&mut self, id: RelayId, fragment: &[u8], more: More, credit: u64) {
         let Some(relay) = self.relays.open.get_mut(&id) else { return };
-        if credit == 0 {
-            relay.credit.advance(fragment.len() as u64);
-        }
-        if let Some((assembly, _)) = &mut relay.growing
-            && assembly.push(fragment).is_ok()
-            && relay.grow(more)
-        {
+        let Some((assembly, item)) = &mut relay.growing else { return };
+        let advanced = if credit == 0 { fragment.len() as u64 } else { 0 };
+        item.advanced += advanced;
+        let is_taken = assembly.push(fragment).is_ok();
+        relay.credit.advance(advanced);
+        if is_taken && relay.grow(more) {
             self.serve_later(id);
         }
     }
@@ -387,12 +395,15 @@ impl Broker {
         let Some(relay) = self.relays.open.get_mut(&id) else { return };
         let Some((_, stream)) = relay.receiver() else { return };
         let (channel, mut left, mut has_ended) = (relay.channel, 0, false);
-        while let Some(Queued { message, lagged, cost }) = relay.queue.pop_front() {
+        while let Some(Queued { message, lagged, cost, advanced }) = relay.queue.pop_front() {
             let lossy = (relay.is_lossy || lagged > 0).then_some(lagged);
             match connection.send_item_placed(stream, channel, lossy, message, &Placement::default()) {
-                Ok(Sent::Queued) => left += cost,
+                Ok(Sent::Queued) => {
+                    left += cost;
+                    relay.credit.left(cost, advanced);
+                }
                 Ok(Sent::NeedsCredit(message)) => {
-                    relay.queue.push_front(Queued { message, lagged, cost });
+                    relay.queue.push_front(Queued { message, lagged, cost, advanced });
                     break;
                 }
                 Ok(Sent::Ended) => {
@@ -408,7 +419,6 @@ impl Broker {
             }
         }
         relay.give_back(left);
-        relay.credit.left(left);
         if has_ended {
             let by = relay.receiving_side();
             return self.close_relay(id, by, ErrorCode::Cancelled);
@@ -599,20 +609,20 @@ mod tests {
         assert_eq!(credit.take(), 0, "the sender has it from the start");
         credit.came(600);
         assert_eq!(credit.take(), 0, "a window waits here, or may come");
-        credit.left(1000);
+        credit.left(1000, 0);
         assert_eq!(credit.take(), 600, "what the receiver gave, and nothing else");
-        credit.left(600);
+        credit.left(600, 0);
         assert_eq!(credit.take(), 0);
     }
 
     #[test]
     fn of_a_larger_promise_a_window_is_passed_on_at_a_time() {
         let mut credit = PassedCredit::new(2500, 1000);
-        credit.left(400);
+        credit.left(400, 0);
         assert_eq!(credit.take(), 400);
-        credit.left(1000);
+        credit.left(1000, 0);
         assert_eq!(credit.take(), 1000);
-        credit.left(1000);
+        credit.left(1000, 0);
         assert_eq!(credit.take(), 100, "the rest");
     }
 
@@ -620,10 +630,20 @@ mod tests {
     fn what_was_advanced_for_a_large_item_is_not_given_twice() {
         let mut credit = PassedCredit::new(1000, 1000);
         credit.advance(2000);
-        credit.left(3000);
+        credit.left(3000, 2000);
         credit.came(2500);
         assert_eq!(credit.take(), 500);
         credit.came(500);
         assert_eq!(credit.take(), 500);
+    }
+
+    #[test]
+    fn what_is_given_for_one_item_is_not_kept_for_the_next() {
+        let mut credit = PassedCredit::new(9, 1000);
+        credit.advance(248);
+        credit.left(256, 248);
+        credit.advance(78);
+        credit.came(256);
+        assert_eq!(credit.take(), 8, "the next can't come whole without it");
     }
 }

@@ -151,6 +151,8 @@ pub(crate) fn play() -> bool {
         "waiting" => await_end(),
         "impatient" => crate::ends::impatient(&address),
         "receiver" => crate::ends::receiver(&address),
+        "answering" => crate::providers::answering(&address),
+        "hoarding" => crate::providers::hoarding(&address),
         "silent" => crate::silence::many_silent(&address),
         other => panic!("there is no role {other}"),
     }

@@ -1,14 +1,18 @@
 //! Peers that provide commands, as processes have it: registered, called, withdrawn, lost.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
-use invoked_client::{Delivery, ErrorCode};
+use invoked_client::{Address, Delivery, ErrorCode};
 use invoked_proto::body::Body;
 use invoked_proto::metadata::OriginStamp;
 use invoked_proto::registry::{quotas, tags};
 use serde_json::{Value, json};
 
+use crate::child::{Other, STRANGER, can_be_others, say};
 use crate::harness::{Daemon, Start, eventually, stats};
 use crate::scripted::{Scripted, interface};
+use crate::watch::{Innocents, Watch};
 
 fn listed(daemon: &Daemon) -> Vec<String> {
     let discovered: Value = daemon.client().invoke("core.discover", &Value::Null).unwrap();
@@ -158,4 +162,119 @@ fn an_interface_is_held_to_its_limits_and_to_its_form() {
         assert_eq!(text.provide(&interface).unwrap_err().0, code, "{interface}");
     }
     const { assert!(quotas::REGISTRATIONS_PER_SECOND >= 16, "as many as this test makes") };
+}
+
+/// A child that provides `text` and answers each call with the bytes of its body and who called.
+pub(crate) fn answering(address: &Address) {
+    let mut text = Scripted::connect_to(&socket_of(address));
+    if let Err((code, message)) = text.provide(&interface()) {
+        return say(format!("{} {message}", code.name()));
+    }
+    say("providing");
+    loop {
+        let called = text.next_call();
+        let origin = OriginStamp::decode(called.call.extensions.find(tags::ORIGIN).unwrap()).unwrap();
+        let answer = format!("{} from {}", String::from_utf8_lossy(called.body.bytes()), origin.uid);
+        text.reply(called.stream, Body::Json(Bytes::from(json!(answer).to_string())));
+    }
+}
+
+/// A child that provides `text`, takes calls and never answers; it says how many it has when it is asked.
+pub(crate) fn hoarding(address: &Address) {
+    let mut text = Scripted::connect_to(&socket_of(address));
+    text.provide(&interface()).unwrap();
+    say("providing");
+    let mut order = String::new();
+    while std::io::stdin().read_line(&mut order).unwrap() > 0 {
+        let wanted: usize = order.trim().parse().unwrap();
+        (0..wanted).for_each(|_| drop(text.next_call()));
+        say("has them");
+        order.clear();
+    }
+}
+
+fn socket_of(address: &Address) -> PathBuf {
+    PathBuf::from(address.to_string().strip_prefix("unix:").unwrap())
+}
+
+#[test]
+fn a_provider_killed_with_calls_and_channels_open_leaves_nothing() {
+    let mut daemon = Start::dev().run();
+    let mut innocents = Innocents::connect(4, &daemon.place().options());
+    let client = daemon.client();
+    let watch = Watch::start(&daemon);
+    innocents.start();
+    for round in 0..3 {
+        let mut provider = Other::start("hoarding", daemon.place());
+        assert_eq!(provider.answer(), "providing");
+        let calls: Vec<_> =
+            (0..90).map(|_| client.call("text.upper").arg("text", "x").start().unwrap()).collect();
+        let streams: Vec<_> = (0..10)
+            .map(|_| {
+                let (call, items) = client.call("text.upper").open_channel();
+                (call.start().unwrap(), items)
+            })
+            .collect();
+        assert_eq!(provider.ask("100"), "has them");
+        provider.kill();
+        for call in calls {
+            let error = call.wait().unwrap_err();
+            assert_eq!((error.code(), error.delivery()), (Some(ErrorCode::Unavailable), Delivery::Delivered));
+        }
+        for (call, mut items) in streams {
+            assert!(call.wait().unwrap_err().is_unavailable());
+            let end = items.next().expect("an end with an error").unwrap_err();
+            assert!(end.is_unavailable(), "{end}");
+            assert!(items.next().is_none());
+        }
+        let error = client.invoke::<Value>("text.upper", &Value::Null).unwrap_err();
+        assert_eq!((error.is_unavailable(), error.delivery()), (true, Delivery::NotDelivered));
+        watch.check(&mut daemon, &format!("{} providers killed", round + 1));
+    }
+    // Whoever comes next serves.
+    let mut text = Scripted::providing(&daemon);
+    let running = client.call("text.upper").start().unwrap();
+    let called = text.next_call();
+    text.reply(called.stream, Body::Json(Bytes::from_static(b"1")));
+    running.wait().unwrap();
+    drop(text);
+    assert_eq!(innocents.finish(), 0, "errors of innocent callers");
+    watch.finish(&mut daemon, "providers killed");
+}
+
+#[test]
+fn callers_and_providers_of_different_uids_are_told_apart() {
+    if !can_be_others("providers and callers under different uids") {
+        return;
+    }
+    let own = rustix::process::geteuid().as_raw();
+    let capability = |provider: u32, caller: u32| {
+        format!(
+            "[[capabilities]]\nidentifier = \"serves\"\npeers = [\"uid:{provider}\"]\nprovide = [\"text\"]\n\
+             [[capabilities]]\nidentifier = \"calls\"\npeers = [\"uid:{caller}\"]\npermissions = [\"text:allow-upper\"]\n"
+        )
+    };
+    // A stranger serves this user.
+    let daemon = Start::plain().everyone().capability("x.toml", &capability(STRANGER, own)).run();
+    let mut provider = Other::start_stranger("answering", daemon.place());
+    assert_eq!(provider.answer(), "providing");
+    let answer: String = daemon.client().invoke("text.upper", &json!("hi")).unwrap();
+    assert_eq!(answer, format!("\"hi\" from {own}"));
+    // It may serve, and not call what it serves.
+    let mut caller = Other::start_stranger("caller", daemon.place());
+    assert_eq!(caller.answer(), "connected");
+    let refused = caller.ask("text.upper {}");
+    assert!(refused.starts_with("permission_denied"), "{refused}");
+    drop((caller, provider, daemon));
+
+    // This user serves a stranger, and no stranger may take its name.
+    let daemon = Start::plain().everyone().capability("x.toml", &capability(own, STRANGER)).run();
+    let mut provider = Other::start("answering", daemon.place());
+    assert_eq!(provider.answer(), "providing");
+    let mut caller = Other::start_stranger("caller", daemon.place());
+    assert_eq!(caller.answer(), "connected");
+    assert_eq!(caller.ask("text.upper {\"a\":1}"), format!("ok \"{{\\\"a\\\":1}} from {STRANGER}\""));
+    let mut rival = Other::start_stranger("answering", daemon.place());
+    let refused = rival.answer();
+    assert!(refused.starts_with("permission_denied"), "{refused}");
 }

@@ -183,10 +183,12 @@ impl Bus {
     }
 
     pub(super) fn admit(&mut self, facts: PeerFacts, hello: &Hello) -> Option<usize> {
+        let uid = facts.uid;
         let id = self.broker.handle_connection(facts)?;
         let grants = self.broker.grants(id).unwrap();
         self.peers.push(Peer {
             id,
+            uid,
             client: Connection::client(self.settings, hello, self.now).unwrap(),
             daemon: Connection::daemon(held_to(self.settings, grants.limits()), self.now),
             wire: Wire::default(),

@@ -22,6 +22,7 @@ pub(super) enum End {
 /// One client and the daemon's side of its connection.
 pub(super) struct Peer {
     pub(super) id: PeerId,
+    pub(super) uid: u32,
     pub(super) client: Connection<Token>,
     pub(super) daemon: Connection<Token>,
     /// What is on its way between them.

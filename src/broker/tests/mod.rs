@@ -17,6 +17,7 @@ mod providing;
 mod races;
 mod relays;
 mod reloads;
+mod routed_schedules;
 mod schedules;
 mod sums;
 mod uploads;
