@@ -148,6 +148,28 @@ class Calls(unittest.TestCase):
             thread.join()
         self.assertEqual(failures, [])
 
+    def test_closing_ends_a_wait_of_another_thread(self) -> None:
+        call = self.client.using(timeout=None).start("bench.collect", **{"from": invoked.Sender()})
+        ended: list[BaseException] = []
+
+        def wait() -> None:
+            try:
+                call.result()
+            except invoked.Error as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=wait) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while not self.client._reading:
+            time.sleep(0.001)
+        self.client.close()
+        for thread in threads:
+            thread.join(60)
+            self.assertFalse(thread.is_alive())
+        self.assertEqual([type(error) for error in ended], [invoked.Unavailable] * 3)
+        self.assertEqual(self.client._wire.fileno(), -1)
+
     def test_ping(self) -> None:
         self.client.ping()
 

@@ -179,14 +179,24 @@ class Client(Caller):
 
     def _lose(self, error: Error) -> None:
         self._core.lose(error)
-        self._wire.close()
+        self._wire.shut()
+        self._settle(self._core, self._wire)
         self._changed.notify_all()
+
+    def _settle(self, core: Core, wire: Wire) -> None:
+        """Closes a lost connection's socket, unless a thread still waits for it: then that one does."""
+        if core.loss is not None and not self._reading and not self._writing:
+            wire.close()
 
     def _flush(self, core: Core) -> None:
         if core is self._core and core.loss is None:
             try:
                 _pump(core, self._wire)
             except Error as error:
+                # What the daemon said last may tell more than that it no longer listens.
+                with contextlib.suppress(Error):
+                    while core.loss is None and _read(core, self._wire):
+                        pass
                 self._lose(error)
 
     def _wait(self, core: Core, ready: Callable[[], bool], deadline: float | None) -> bool:
@@ -220,6 +230,7 @@ class Client(Caller):
             self._lose(Unavailable(f"the connection broke: {error}"))
         finally:
             self._reading = False
+            self._settle(core, wire)
             self._changed.notify_all()
 
     def _take(self, core: Core, wire: Wire) -> None:
@@ -228,9 +239,7 @@ class Client(Caller):
                 pass
         except Error as error:
             self._lose(error)
-        if core.loss is not None:
-            wire.close()
-        else:
+        if core.loss is None:
             self._flush(core)
 
     def _push(self, core: Core, deadline: float | None) -> None:
@@ -244,6 +253,7 @@ class Client(Caller):
             self._lose(Unavailable(f"the connection broke: {error}"))
         finally:
             self._writing = False
+            self._settle(core, wire)
         self._flush(core)
 
     def _after_fork(self) -> None:

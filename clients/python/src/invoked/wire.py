@@ -6,6 +6,7 @@ looked at.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
@@ -37,8 +38,13 @@ class Wire:
         """The socket's number."""
         return self.sock.fileno()
 
+    def shut(self) -> None:
+        """Ends the connection, and so wakes whoever waits for the socket; its number stays taken until `close`."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Closes the socket."""
+        """Closes the socket; nobody may be waiting for it."""
         self.sock.close()
 
     def receive(self) -> tuple[bytes, list[Fd]] | None:
