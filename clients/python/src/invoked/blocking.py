@@ -189,7 +189,7 @@ class Client(Caller):
             wire.close()
 
     def _flush(self, core: Core) -> None:
-        if core is self._core and core.loss is None:
+        if core is self._core and core.loss is None and (self._wire.unsent or core.has_output()):
             try:
                 _pump(core, self._wire)
             except Error as error:
@@ -424,7 +424,7 @@ def _released(condition: threading.Condition) -> Iterator[None]:
 
 def _pump(core: Core, wire: Wire) -> None:
     """Writes what there is, as far as the socket takes it."""
-    while wire.send():
+    while wire.send() and core.has_output():
         wire.unsent = core.output()
         if not wire.unsent:
             return

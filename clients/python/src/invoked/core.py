@@ -272,6 +272,10 @@ class Core:
         elif self.connection.is_closed:
             self.lose(self.goodbye or Unavailable("the daemon closed the connection"))
 
+    def has_output(self) -> bool:
+        """Whether `output` may have something."""
+        return bool(self.released) or self.connection.has_transmit()
+
     def output(self) -> list[Buffer]:
         """The next bytes for the socket."""
         if self.released:

@@ -99,6 +99,10 @@ class Connection(CallsPart):
         """The next thing that the daemon did."""
         return self._events.popleft() if self._events else None
 
+    def has_transmit(self) -> bool:
+        """Whether `poll_transmit` may have something."""
+        return bool(self._to_confirm or self._to_release) or not self._send.is_empty()
+
     def poll_transmit(self) -> list[Buffer]:
         """The next bytes for the socket, in order; empty if there are none now."""
         if self._to_confirm or self._to_release:

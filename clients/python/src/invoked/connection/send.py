@@ -133,6 +133,10 @@ class SendQueue:
         metadata = checked(record)
         self._heads.append(_Head(kind, stream, flags, arg, message.codec, metadata, Pieces(message)))
 
+    def is_empty(self) -> bool:
+        """Whether nothing waits, for credit neither."""
+        return not self._control and not self._heads and not self._turns
+
     def clear(self) -> None:
         """Drops everything."""
         self._control.clear()
