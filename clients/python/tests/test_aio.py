@@ -12,8 +12,14 @@ from .daemon import OwnDaemon, address
 from .test_client import MIB, address_of
 
 
+def quiet() -> None:
+    """No words about slow steps: how long they take is the machine's matter."""
+    asyncio.get_running_loop().slow_callback_duration = 60
+
+
 class Calls(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self) -> None:
+        quiet()
         self.client = await aio.connect(address())
         self.addCleanup(self.client.close)
 
@@ -79,6 +85,9 @@ class Calls(unittest.IsolatedAsyncioTestCase):
 
 
 class Loss(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self) -> None:
+        quiet()
+
     async def test_a_thousand_open_calls_end_when_the_daemon_is_killed(self) -> None:
         daemon = OwnDaemon()
         self.addCleanup(daemon.close)

@@ -214,6 +214,14 @@ class Channels(unittest.TestCase):
         self.client = invoked.connect(address())
         self.addCleanup(self.client.close)
 
+    def tearDown(self) -> None:
+        # What the last test left on its way comes before the answer to this.
+        deadline = time.monotonic() + 60
+        while (self.client._core._endpoints or self.client._core.calls) and time.monotonic() < deadline:
+            self.client.ping()
+        self.assertEqual((self.client._core._endpoints, self.client._core.calls), ({}, {}))
+        self.assertEqual(self.client._core.connection._channels.open, 0)
+
     def test_items_come_in_order_under_credit(self) -> None:
         items = invoked.Receiver(window=4096)
         with self.client.start("bench.count", items=500, size=100, to=items) as call:

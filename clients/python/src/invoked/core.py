@@ -172,6 +172,7 @@ class Outbox(Endpoint):
         """Ends the channel, well if there is no code."""
         if self.core is not None and not self.ended:
             self.core.connection.end_channel(*self.key, code, message)
+            self.core.forget(self.key)
         self.close(None if code is None else CLASSES[code](message))
 
 
@@ -229,6 +230,16 @@ class Core:
             error = Cancelled("cancelled before it was sent")
             self._end(pending.stream, error)
             self._close_endpoints(pending.stream, error)
+        elif pending.outcome is not None:
+            # What we sent on is cut already; of what we receive on the end is still to come.
+            for channel in pending.channels:
+                if isinstance(channel, Outbox) and not channel.ended:
+                    self.forget(channel.key)
+                    channel.close(Cancelled("its call was cancelled"))
+
+    def forget(self, key: ChannelKey) -> None:
+        """A channel that its owner has ended."""
+        self._endpoints.pop(key, None)
 
     def give_up(self, pending: Pending, error: type[Error], message: str) -> Error:
         """Ends a call here and now, and asks the daemon to cancel it."""
