@@ -1,8 +1,9 @@
 //! `proto/registry.toml`: read it, check it, and write the files made from it.
 //!
 //! Owns the list of generated files and their comparison with what is on disk. What the file may say is in
-//! [`model`], whether it may say it in [`validate`], and what is written in `rust`, `python` and `spec`.
+//! [`model`], whether it may say it in [`validate`], and what is written in `rust`, `python`, `c` and `spec`.
 
+mod c;
 pub mod model;
 mod python;
 mod rust;
@@ -20,6 +21,8 @@ pub const SOURCE: &str = "proto/registry.toml";
 pub const RUST: &str = "proto/src/registry.rs";
 /// The generated Python constants, from the root of the repository.
 pub const PYTHON: &str = "clients/python/src/invoked/registry.py";
+/// The generated constants of the C client, from the root of the repository.
+pub const C: &str = "clients/c/invoked_registry.h";
 /// The document whose tables are generated, from the root of the repository.
 pub const SPEC: &str = "proto/SPEC.md";
 
@@ -134,6 +137,7 @@ pub fn generate(root: &Path) -> Result<Vec<Output>, Error> {
     Ok(vec![
         constants(RUST, rust::file(&registry))?,
         constants(PYTHON, python::file(&registry))?,
+        constants(C, c::file(&registry))?,
         Output { path: SPEC, wanted: wanted_spec, found: found_spec },
     ])
 }

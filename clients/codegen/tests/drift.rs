@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 /// A copy of the files that the generator reads and writes.
 fn copy() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    for path in [registry::SOURCE, registry::RUST, registry::PYTHON, registry::SPEC] {
+    for path in [registry::SOURCE, registry::RUST, registry::PYTHON, registry::C, registry::SPEC] {
         let parent = Path::new(path).parent().expect("no file is the root");
         fs::create_dir_all(dir.path().join(parent)).expect("the directory is new and ours");
         fs::copy(root().join(path), dir.path().join(path)).expect("the repository holds the file");
@@ -65,9 +65,11 @@ fn check_fails_names_the_file_and_writes_nothing_when_a_number_changes() {
     for needle in [
         registry::RUST,
         registry::PYTHON,
+        registry::C,
         registry::SPEC,
         "+    pub const HANDSHAKE_MAX: usize = 4_097;",
         "+    HANDSHAKE_MAX: Final = 4_097",
+        "+#define INVOKED_HANDSHAKE_MAX UINT64_C(4097)",
     ] {
         assert!(stderr.contains(needle), "{needle} is not in:\n{stderr}");
     }
