@@ -33,6 +33,11 @@ impl Daemon {
         daemon
     }
 
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn address(&self) -> String {
         address(&self.directory)
     }

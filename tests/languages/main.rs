@@ -3,6 +3,7 @@
 //! A missing tool is said in one line, and fails the test where `CI` is set.
 #![cfg(feature = "cli")]
 
+mod c;
 mod daemon;
 mod python;
 
