@@ -166,6 +166,8 @@ impl Serving {
         let mut tries = 0;
         loop {
             let connected = tokio::select! {
+                // Who is registered withdraws and lets its calls end, also if it is told to stop before it has seen that.
+                biased;
                 connected = self.connect() => connected,
                 _ = stopping.wait_for(|stop| *stop) => return Ok(()),
             };
