@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use invoked::ipc::{Body, CallError, ErrorCode};
+use invoked::provider::Reconnect;
 use invoked::{AppHandle, Builder, command, generate_handler};
 use invoked_proto::connection::Event;
 use invoked_proto::metadata::Call;
@@ -108,7 +109,9 @@ fn a_lost_connection_says_whether_a_call_may_have_run() {
         });
         Ok(())
     });
-    let (_provider, mut daemon) = place.serve(builder);
+    // One that does not look for its daemon again would end, and its tasks with it.
+    let pauses = Reconnect { first: Duration::from_millis(1), longest: Duration::from_millis(20) };
+    let (_provider, mut daemon) = place.serve_with(builder, place.options().reconnect(pauses));
     let call = daemon.next();
     assert!(matches!(call, Some(Event::Called { .. })), "{call:?}");
     drop(daemon);
